@@ -1,0 +1,229 @@
+"""How large a model is: parameters, multiply-adds, nodes, bytes. Reads shapes only, never the data of a tensor."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import onnx_ir as ir
+
+from graphopt.report.schema import Stats
+
+
+def stats(model: ir.Model) -> Stats:
+    """Counts what a model consists of. Linear in the number of nodes; loads no tensor data.
+
+    Subgraphs and model-local functions are looked into. `nodes` and `ops` count each definition once (a call of a
+    function is one node, the body of the function is counted beside it); `macs` counts the body at every call. A body
+    of Loop or Scan counts once, both branches of If count. Returns numbers of elements, multiply-adds and bytes.
+
+    `parameters` are elements of floating-point constants, `initializer_bytes` the bytes of constants of every type:
+    initializers and the tensors of Constant nodes alike, so that turning the one into the other changes neither. A
+    tensor that several names share counts once. A size that is symbolic, or not known, counts 1 in `macs`.
+    """
+    seen: set[int] = set()
+    kept_alive: list[object] = []  # an id may be reused once its object is gone
+    parameters = 0
+    constant_bytes = 0
+
+    def count(tensor: ir.TensorProtocol) -> None:
+        nonlocal parameters, constant_bytes
+        if id(tensor) in seen:
+            return
+        seen.add(id(tensor))
+        kept_alive.append(tensor)
+        constant_bytes += tensor.nbytes
+        if tensor.dtype.is_floating_point():
+            parameters += tensor.size
+
+    ops: Counter[str] = Counter()
+    for graph in _graphs(model):
+        if isinstance(graph, ir.Graph):
+            for value in graph.initializers.values():
+                if value.const_value is not None:
+                    count(value.const_value)
+        for node in graph:
+            ops[_op_name(node)] += 1
+            if node.op_type == "Constant" and node.domain in _DEFAULT_DOMAIN:
+                for tensor in _constant_tensors(node):
+                    count(tensor)
+
+    return Stats(
+        parameters=parameters,
+        macs=_total_macs(model),
+        nodes=sum(ops.values()),
+        initializer_bytes=constant_bytes,
+        ops=dict(sorted(ops.items())),
+    )
+
+
+def macs(node: ir.Node) -> int:
+    """Multiply-adds of one node, 0 for operators that do not contract. A size that is not a known number counts 1.
+
+    Conv: elements of the output times `C/group * prod(kernel)`. ConvTranspose: elements of the input times
+    `M/group * prod(kernel)`. Gemm and MatMul: elements of the output times the contracted size.
+    """
+    rule = _MACS.get((_domain(node.domain), node.op_type))
+    return rule(node) if rule is not None else 0
+
+
+_DEFAULT_DOMAIN = ("", "ai.onnx")
+
+
+def _domain(domain: str) -> str:
+    return "" if domain in _DEFAULT_DOMAIN else domain
+
+
+def _op_name(node: ir.Node) -> str:
+    domain = _domain(node.domain)
+    return f"{domain}.{node.op_type}" if domain else node.op_type
+
+
+def _graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
+    """The main graph, the functions, and every graph nested in them."""
+    pending: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    while pending:
+        graph = pending.pop()
+        yield graph
+        for node in graph:
+            pending.extend(_subgraphs(node))
+
+
+def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def _constant_tensors(node: ir.Node) -> Iterator[ir.TensorProtocol]:
+    """The tensors a Constant node holds; a list of numbers is not worth sharing, so it is a tensor of its own."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.TENSOR:
+            yield attribute.as_tensor()
+        elif attribute.type in (ir.AttributeType.FLOAT, ir.AttributeType.FLOATS):
+            yield ir.tensor(attribute.value, dtype=ir.DataType.FLOAT)
+        elif attribute.type in (ir.AttributeType.INT, ir.AttributeType.INTS):
+            yield ir.tensor(attribute.value, dtype=ir.DataType.INT64)
+
+
+def _total_macs(model: ir.Model) -> int:
+    of_function: dict[ir.OperatorIdentifier, int] = {}
+    under_way: set[ir.OperatorIdentifier] = set()
+
+    def of_call(identifier: ir.OperatorIdentifier) -> int:
+        if identifier not in of_function:
+            if identifier in under_way:  # recursion is not legal ONNX, but must not hang the counter
+                return 0
+            under_way.add(identifier)
+            of_function[identifier] = of_body(model.functions[identifier])
+            under_way.discard(identifier)
+        return of_function[identifier]
+
+    def of_body(body: ir.Graph | ir.Function) -> int:
+        total = 0
+        pending: list[ir.Graph | ir.Function] = [body]
+        while pending:
+            for node in pending.pop():
+                if model.functions and node.op_identifier() in model.functions:
+                    total += of_call(node.op_identifier())
+                else:
+                    total += macs(node)
+                pending.extend(_subgraphs(node))
+        return total
+
+    return of_body(model.graph)
+
+
+# --- the rules of single operators -----------------------------------------------------------------------------------
+
+
+def _dims(value: ir.Value | None) -> list[int] | None:
+    """Sizes of the axes, 1 for those not known; None when not even the rank is known."""
+    if value is None:
+        return None
+    shape: Iterable[object] | None = value.shape
+    if shape is None and value.const_value is not None:
+        shape = value.const_value.shape
+    if shape is None:
+        return None
+    return [size if isinstance(size, int) else 1 for size in shape]
+
+
+def _input(node: ir.Node, index: int) -> list[int] | None:
+    return _dims(node.inputs[index]) if index < len(node.inputs) else None
+
+
+def _flag(node: ir.Node, name: str) -> bool:
+    attribute = node.attributes.get(name)
+    return attribute is not None and not attribute.is_ref() and bool(attribute.as_int())
+
+
+def _conv(weight: int) -> Callable[[ir.Node], int]:
+    def rule(node: ir.Node) -> int:
+        kernel = _input(node, weight)
+        if kernel is None or len(kernel) < 2:
+            return 0
+        output = _dims(node.outputs[0])
+        if output is None:  # every pixel is unknown, hence 1
+            return math.prod(kernel)
+        return math.prod(output) * math.prod(kernel[1:])
+
+    return rule
+
+
+def _conv_transpose(node: ir.Node) -> int:
+    kernel = _input(node, 1)
+    if kernel is None or len(kernel) < 2:
+        return 0
+    source = _input(node, 0)
+    return math.prod(source if source is not None else kernel[:1]) * math.prod(kernel[1:])
+
+
+def _gemm(node: ir.Node) -> int:
+    a, b = _input(node, 0), _input(node, 1)
+    rows = a[1 if _flag(node, "transA") else 0] if a is not None and len(a) == 2 else 1
+    if b is None or len(b) != 2:
+        return 0
+    return rows * b[0] * b[1]
+
+
+def _matmul(left: int, right: int) -> Callable[[ir.Node], int]:
+    def rule(node: ir.Node) -> int:
+        a, b = _input(node, left), _input(node, right)
+        # A symbolic contracted size on one side may be a known number on the other.
+        if a is None and b is None:
+            return 0
+        a_contracted = a[-1] if a else 1
+        b_contracted = b[-2] if b and len(b) > 1 else (b[0] if b else 1)
+        if 0 in (a_contracted, b_contracted):
+            return 0
+        contracted = max(a_contracted, b_contracted)
+        output = _dims(node.outputs[0])
+        if output is None:
+            rows = math.prod(a[:-1]) if a else 1
+            columns = b[-1] if b and len(b) > 1 else 1
+            return rows * contracted * columns
+        return math.prod(output) * contracted
+
+    return rule
+
+
+_MACS: Mapping[tuple[str, str], Callable[[ir.Node], int]] = {
+    ("", "Conv"): _conv(1),
+    ("", "ConvInteger"): _conv(1),
+    ("", "QLinearConv"): _conv(3),
+    ("com.microsoft", "FusedConv"): _conv(1),
+    ("", "ConvTranspose"): _conv_transpose,
+    ("", "Gemm"): _gemm,
+    ("com.microsoft", "FusedGemm"): _gemm,
+    ("", "MatMul"): _matmul(0, 1),
+    ("", "MatMulInteger"): _matmul(0, 1),
+    ("", "QLinearMatMul"): _matmul(0, 3),
+}
