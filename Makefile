@@ -1,0 +1,86 @@
+# Everything sets itself up: on a machine with Python 3.11 or newer, `make demo` and `make test` need nothing before them.
+SHELL  := /bin/bash
+VENV   := .venv
+BIN    := $(VENV)/bin
+TORCH  := 2.13.0
+JOBS   ?= 2
+# PYTHON=/path/to/python chooses the interpreter of the environment.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)))
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+# One thread a process: the tests run in $(JOBS) processes, and timings should not depend on the number of cores.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+
+.PHONY: help demo test lint format test-long bench docs build clean
+
+help:
+	@echo 'make demo       the whole story on a small model that is trained on the spot'
+	@echo 'make test       lint, types and tests: what continuous integration runs'
+	@echo 'make format     let ruff format and sort'
+	@echo 'make test-long  the long random and scale tests'
+	@echo 'make bench      measurements against hand-made models (wants a quiet machine)'
+	@echo 'make docs       build the documentation into site/'
+	@echo 'make build      sdist and wheel into dist/'
+	@echo 'make clean      remove what the other targets made, the environment included'
+
+demo: $(VENV)/.ready-demo
+	$(BIN)/graphopt demo
+
+test: lint
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/.ready-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-long: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m long --timeout 7200 --hypothesis-profile long
+
+bench: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -q -s -m bench --timeout 7200
+
+docs: $(VENV)/.ready-docs
+	$(BIN)/mkdocs build --strict
+
+build: $(VENV)/.ready-dev
+	$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- environment ---------------------------------------------------------------------------------------------------
+
+$(VENV)/bin/python:
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo "graphopt needs Python 3.11 or newer, and none was found as python3, python3.13, python3.12 or python3.11."; \
+	  echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python"; exit 1; fi
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python's venv module does not work here (on Debian and Ubuntu: apt install python3-venv)."; exit 1; }
+
+# torch comes first and in its CPU build: the newest plain build would bring several gigabytes of CUDA libraries.
+# An existing torch in the environment is kept.
+$(VENV)/.ready-torch: | $(VENV)/bin/python
+	$(BIN)/python -c 'import torch' 2>/dev/null \
+	  || { [ "$$(uname)" = Linux ] && $(PIP) install -q 'torch==$(TORCH)+cpu' 2>/dev/null; } \
+	  || { [ "$$(uname)" = Linux ] && $(PIP) install -q 'torch==$(TORCH)' --index-url https://download.pytorch.org/whl/cpu 2>/dev/null; } \
+	  || $(PIP) install 'torch==$(TORCH)'
+	touch $@
+
+$(VENV)/.ready-demo: pyproject.toml $(VENV)/.ready-torch
+	$(PIP) install -q -e '.[train,export]'
+	touch $@
+
+$(VENV)/.ready-dev: pyproject.toml $(VENV)/.ready-torch
+	$(PIP) install -q -e '.[dev,train,export]'
+	touch $@ $(VENV)/.ready-demo
+
+$(VENV)/.ready-docs: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -q 'mkdocs>=1.6'
+	touch $@
