@@ -249,7 +249,7 @@ def test_version_is_written_once() -> None:
 
     version = graphopt.__version__
     assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", version)
-    assert project()["tool"]["scikit-build"]["metadata"]["version"]["input"] == "graphopt/__init__.py"
+    assert [one["input"] for one in project()["tool"]["dynamic-metadata"]] == ["graphopt/__init__.py"]
     assert project()["project"]["dynamic"] == ["version"]
     literal = re.compile(rf"""(?i)\b_*version_*\s*(:\s*str\s*)?=\s*["']{re.escape(version)}["']""")
     named = [path for path in tracked() if path.suffix in {".py", ".toml", ".txt"} and literal.search(_text(path))]
