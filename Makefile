@@ -3,14 +3,15 @@ SHELL  := /bin/bash
 VENV   := .venv
 BIN    := $(VENV)/bin
 TORCH  := 2.13.0
+TORCH_CPU := https://download.pytorch.org/whl/cpu
 JOBS   ?= 2
 # PYTHON=/path/to/python chooses the interpreter of the environment.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)))
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 # One thread a process: the tests run in $(JOBS) processes, and timings should not depend on the number of cores.
-export OMP_NUM_THREADS ?= 1
-export MKL_NUM_THREADS ?= 1
+test test-long bench: export OMP_NUM_THREADS = 1
+test test-long bench: export MKL_NUM_THREADS = 1
 
 .PHONY: help demo test lint format test-long bench docs build clean
 
@@ -61,26 +62,34 @@ $(VENV)/bin/python:
 	@if [ -z "$(PYTHON)" ]; then \
 	  echo "graphopt needs Python 3.11 or newer, and none was found as python3, python3.13, python3.12 or python3.11."; \
 	  echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python"; exit 1; fi
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "graphopt needs Python 3.11 or newer, and $(PYTHON) is older or does not run."; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON); this is done once and takes a minute or more."
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python's venv module does not work here (on Debian and Ubuntu: apt install python3-venv)."; exit 1; }
 
 # torch comes first and in its CPU build: the newest plain build would bring several gigabytes of CUDA libraries.
-# An existing torch in the environment is kept.
+# Where no CPU build is at hand, and on systems that have only one build, the plain one is taken. A torch that is
+# already in the environment is kept.
 $(VENV)/.ready-torch: | $(VENV)/bin/python
-	$(BIN)/python -c 'import torch' 2>/dev/null \
+	@echo "torch $(TORCH)"
+	@$(BIN)/python -c 'import torch' 2>/dev/null \
 	  || { [ "$$(uname)" = Linux ] && $(PIP) install -q 'torch==$(TORCH)+cpu' 2>/dev/null; } \
-	  || { [ "$$(uname)" = Linux ] && $(PIP) install -q 'torch==$(TORCH)' --index-url https://download.pytorch.org/whl/cpu 2>/dev/null; } \
+	  || { [ "$$(uname)" = Linux ] && $(PIP) install -q 'torch==$(TORCH)' --index-url $(TORCH_CPU) 2>/dev/null; } \
 	  || $(PIP) install 'torch==$(TORCH)'
-	touch $@
+	@touch $@
 
 $(VENV)/.ready-demo: pyproject.toml $(VENV)/.ready-torch
-	$(PIP) install -q -e '.[train,export]'
-	touch $@
+	@echo "graphopt and what the demo needs"
+	@$(PIP) install -q -e '.[train,export]'
+	@touch $@
 
 $(VENV)/.ready-dev: pyproject.toml $(VENV)/.ready-torch
-	$(PIP) install -q -e '.[dev,train,export]'
-	touch $@ $(VENV)/.ready-demo
+	@echo "graphopt and what its tests need"
+	@$(PIP) install -q -e '.[dev,train,export]'
+	@touch $@ $(VENV)/.ready-demo
 
 $(VENV)/.ready-docs: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install -q 'mkdocs>=1.6'
-	touch $@
+	@echo "mkdocs"
+	@$(PIP) install -q 'mkdocs>=1.6'
+	@touch $@
