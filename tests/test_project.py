@@ -114,7 +114,7 @@ RULES = [
     Rule(
         "only model.py touches protobuf; schemas (onnx.defs) are not protobuf",
         _outside(r"graphopt\.model(_\w+)?"),
-        ("onnx",),
+        ("onnx", "google.protobuf", "onnx_ir.serde"),
         ("onnx.defs",),
     ),
     Rule("only runtime.py calls onnxruntime", _outside(r"graphopt\.runtime"), ("onnxruntime",)),
@@ -203,7 +203,7 @@ def test_help_is_light() -> None:
 # --- what is installed ------------------------------------------------------------------------------------------------
 
 # import name -> distribution name, where they differ
-DISTRIBUTION = {"yaml": "pyyaml", "sklearn": "scikit-learn", "onnx_shape_inference": "onnx-shape-inference"}
+DISTRIBUTION = {"yaml": "pyyaml", "sklearn": "scikit-learn", "google": "protobuf"}
 
 
 def _declared(requirements: list[str]) -> set[str]:
