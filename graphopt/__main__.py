@@ -1,0 +1,7 @@
+"""`python -m graphopt`."""
+
+import sys
+
+from graphopt.cli import main
+
+sys.exit(main())

@@ -1,0 +1,93 @@
+"""`graphopt demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphopt.cli import options, terminal
+
+if TYPE_CHECKING:
+    from graphopt.demo import Story
+
+EXAMPLE = "Example: `graphopt demo --out /tmp/demo`, then open report.html in that folder"
+
+
+def command(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to leave the files.")] = Path("graphopt-demo"),
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """The whole story on a small net, offline: train, prune, export, optimize, verify, measure.
+
+    Needs torch and scikit-learn: pip install "graphopt[train]".
+    """
+    if out.exists() and not out.is_dir():
+        from graphopt.errors import GraphoptError
+
+        raise GraphoptError(f"{out} is a file", where="--out", help="name a folder, it is made if it is missing")
+    options.writable(out / "report.html", "--out") if out.is_dir() else options.writable(out, "--out")
+
+    from graphopt import demo
+
+    console = terminal.output()
+    with terminal.progress() as step:
+        story = demo.tell(
+            out,
+            seed=seed,
+            say=(lambda line: None) if json else (lambda line: console.print(f"✓ {line}")),
+            progress=step,
+        )
+    if json:
+        from graphopt.report import json as report_json
+
+        typer.echo(report_json.dumps(story))
+    else:
+        _show(story)
+
+
+def _show(story: Story) -> None:
+    from graphopt.report import table, words
+
+    _, pruned, optimized = story.stages
+    console = terminal.output()
+    rows = [
+        ("parameters", *(words.count(stage.parameters) for stage in story.stages)),
+        ("multiply-adds", *(words.count(stage.macs) for stage in story.stages)),
+        ("file", *(words.size(stage.bytes) for stage in story.stages)),
+        ("latency", *(f"{stage.latency_ms:.3f} ms" for stage in story.stages)),
+        ("accuracy", *(f"{stage.accuracy:.1%}" for stage in story.stages)),
+    ]
+    changes = (
+        words.change(pruned.parameters, optimized.parameters),
+        words.change(pruned.macs, optimized.macs),
+        words.change(pruned.bytes, optimized.bytes),
+        f"{story.speedup:.2f} times as fast",
+        "the same" if optimized.accuracy == pruned.accuracy else f"{optimized.accuracy - pruned.accuracy:+.1%}",
+    )
+    console.print()
+    console.print(
+        table.listing(
+            ("", "trained", "pruned", "optimized", "pruned → optimized"),
+            ([*row, change] for row, change in zip(rows, changes, strict=True)),
+            numbers=(1, 2, 3, 4),
+        )
+    )
+    console.print(
+        f"\nPruned by masks, a net is as slow as before. Without them it answers the same on all "
+        f"{story.test_images} test images ({story.different_predictions} predictions differ).\n"
+        f"That took {words.seconds(story.seconds)}. Try next:\n"
+    )
+    folder = Path(story.folder)
+    before, after = folder / "pruned.onnx", folder / "optimized.onnx"
+    for does, line in (
+        ("what was masked", f"graphopt inspect {before}"),
+        ("the fewest parameters", f"graphopt optimize {before} -o {folder / 'small.onnx'} --plan smallest"),
+        ("the same function?", f"graphopt verify {before} {after} --data {folder / 'test_images.npz'}"),
+        ("how fast?", f"graphopt bench {before} {after} --shape image=16,1,8,8"),
+        ("what was done", f"open {folder / 'report.html'} in a browser"),
+        ("your own net", "graphopt optimize YOURS.onnx -o small.onnx --report small.html"),
+    ):
+        console.print(f"  {does:<22} {line}", soft_wrap=True)

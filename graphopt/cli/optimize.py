@@ -1,0 +1,138 @@
+"""`graphopt optimize MODEL -o OUT`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.cli import options, terminal
+from graphopt.errors import UsageError
+
+EXAMPLE = "Example: `graphopt optimize pruned.onnx -o small.onnx --report small.html`"
+
+_STANDARD_OUTPUT = Path("-")
+
+
+def command(
+    model: options.Model,
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="OUT", help="Where to write the result; may be MODEL itself."),
+    ],
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="cpu|cuda|portable",
+            help="What it shall run on; portable: standard operators, no choice that favours one machine.",
+        ),
+    ] = "cpu",
+    plan: Annotated[
+        str, typer.Option(metavar="smallest|fastest", help="Fewest parameters, or least measured latency.")
+    ] = "fastest",
+    passes: Annotated[
+        str | None,
+        typer.Option(
+            "-p", "--passes", metavar="PASSES", help='Run just these, e.g. "fold-masks,narrow{align=16},coalesce".'
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="Read the passes and options from a file instead.")
+    ] = None,
+    no_assume_finite: options.NoAssumeFinite = False,
+    no_verify: Annotated[
+        bool,
+        typer.Option(
+            "--no-verify",
+            help="Do not compare the result with the original in onnxruntime.",
+            rich_help_panel=options.VERIFICATION,
+        ),
+    ] = False,
+    samples: options.Samples = 4,
+    rtol: options.Rtol = None,
+    atol: options.Atol = None,
+    seed: options.Seed = 0,
+    shape: options.Shapes = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write what was done as one HTML page.", rich_help_panel=options.FILES),
+    ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Write the same as JSON; - prints it and nothing else.",
+            rich_help_panel=options.FILES,
+        ),
+    ] = None,
+    save_external: Annotated[
+        bool,
+        typer.Option(
+            "--save-external", help="Keep the weights in a file of their own beside OUT.", rich_help_panel=options.FILES
+        ),
+    ] = False,
+    keep_failed: Annotated[
+        bool,
+        typer.Option(
+            "--keep-failed",
+            help="Write OUT even when verification fails (the status is still 3).",
+            rich_help_panel=options.VERIFICATION,
+        ),
+    ] = False,
+) -> None:
+    """Remove masks, shrink, coalesce, plan for the target, and prove the result equal in onnxruntime."""
+    options.one_of(target, options.TARGETS, "--target")
+    options.one_of(plan, options.PLANS, "--plan")
+    if passes is not None and recipe is not None:
+        raise UsageError("-p and --recipe exclude each other", where="graphopt optimize", help="give one of the two")
+    shapes = options.read_shapes(shape)
+    json_file = None if json == _STANDARD_OUTPUT else json
+    options.distinct({"-o": output, "--report": report, "--json": json_file})
+    options.distinct({"MODEL": model, "--report": report, "--json": json_file})
+    for option, path in (("-o", output), ("--report", report), ("--json", json_file)):
+        if path is not None:
+            options.writable(path, option)
+
+    from graphopt import pipeline
+    from graphopt.report import html, table
+    from graphopt.report import json as report_json
+
+    with terminal.progress() as step:
+        result = pipeline.optimize(
+            model,
+            target=target,
+            plan=plan,
+            passes=passes,
+            recipe=recipe,
+            assume_finite=not no_assume_finite,
+            verify=not no_verify,
+            samples=samples,
+            rtol=rtol,
+            atol=atol,
+            seed=seed,
+            shapes=shapes,
+            keep_failed=keep_failed,
+            progress=step,
+        )
+        step(f"writing {output.name}", 0, 0)
+        result.save(output, external=True if save_external else None)
+
+    if report is not None:
+        html.write(result.report, report)
+    if json_file is not None:
+        report_json.write(result.report, json_file)
+    if json == _STANDARD_OUTPUT:
+        typer.echo(report_json.dumps(result.report))
+    else:
+        table.show(result.report, terminal.output())
+        typer.echo(f"\nwrote {', '.join(str(path) for path in (output, report, json_file) if path is not None)}")
+
+    verdict = result.report.verify
+    if verdict is not None and not verdict.passed:
+        print(
+            f"error: the result is not the same function; {output} was written because of --keep-failed",
+            file=sys.stderr,
+        )
+        raise typer.Exit(3)

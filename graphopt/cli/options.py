@@ -1,0 +1,134 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.errors import GraphoptError, UsageError, nearest
+
+TARGETS = ("cpu", "cuda", "portable")
+PLANS = ("fastest", "smallest")
+PROVIDERS = ("cpu", "cuda")
+
+VERIFICATION = "Verification"
+FILES = "Files"
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+Samples = Annotated[
+    int,
+    typer.Option(
+        "--samples", metavar="N", help="How many input sets to compare on.", min=1, rich_help_panel=VERIFICATION
+    ),
+]
+Rtol = Annotated[
+    float | None,
+    typer.Option("--rtol", metavar="X", help="Relative tolerance (default: by type).", rich_help_panel=VERIFICATION),
+]
+Atol = Annotated[
+    float | None,
+    typer.Option("--atol", metavar="X", help="Absolute tolerance (default: by type).", rich_help_panel=VERIFICATION),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random numbers.", min=0)]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="NAME=1,3,224,224",
+        help="Sizes of one input whose axes are symbolic; repeat it for more inputs.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DIR|FILE.npz|PKG.MODULE:ITERABLE",
+        help="Your own inputs: a .npz with one array per input (samples first), a folder of such files (one batch "
+        "each), or an iterable of dictionaries of arrays.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+NoAssumeFinite = Annotated[
+    bool,
+    typer.Option(
+        "--no-assume-finite",
+        help="Leave masks on activations alone unless the activation is provably finite (0 * inf is not 0).",
+    ),
+]
+
+
+def one_of(value: str, known: Sequence[str], option: str) -> str:
+    """`value` if it is a known one. Raises UsageError that names the nearest."""
+    if value in known:
+        return value
+    close = nearest(value, known)
+    advice = f"did you mean {close}? " if close else ""
+    raise UsageError(
+        f"{option} has no choice {value!r}", where=option, help=f"{advice}choose one of: {', '.join(known)}"
+    )
+
+
+def read_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]] | None:
+    """Reads `NAME=1,3,224,224` texts; `NAME=` is a scalar. Raises UsageError for anything else; None if there are none.
+
+    A name may hold `=` and `:`: the sizes are what follows the last `=`.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts or ():
+        name, equals, sizes = text.rpartition("=")
+        try:
+            shape = tuple(int(size) for size in sizes.split(",")) if sizes.strip() else ()
+        except ValueError:
+            shape = (-1,)
+        if not equals or not name or any(size < 0 for size in shape):
+            raise UsageError(
+                f"cannot read the shape {text!r}",
+                where="--shape",
+                help="write the input's name and its sizes, for example --shape images=1,3,224,224",
+            )
+        if name in shapes:
+            raise UsageError(f"the shape of {name!r} is given twice", where="--shape", help="give it once")
+        shapes[name] = shape
+    return shapes or None
+
+
+def writable(path: Path, option: str) -> Path:
+    """`path` if a file can be put there. Raises GraphoptError before any work is done, instead of after it."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise GraphoptError(
+            f"the folder {folder} does not exist", where=f"{option} {path}", help=f"create it: mkdir -p {folder}"
+        )
+    if path.is_dir():
+        raise GraphoptError(
+            f"{path} is a folder", where=option, help=f"name a file, for example {path / ('out' + _suffix(option))}"
+        )
+    if not os.access(folder, os.W_OK):
+        raise GraphoptError(
+            f"no permission to write in {folder}", where=f"{option} {path}", help="choose another folder"
+        )
+    return path
+
+
+def _suffix(option: str) -> str:
+    return {"--report": ".html", "--json": ".json"}.get(option, ".onnx")
+
+
+def distinct(paths: dict[str, Path | None]) -> None:
+    """Raises UsageError when two options (or arguments) name the same file."""
+    seen: dict[Path, str] = {}
+    for option, path in paths.items():
+        if path is None:
+            continue
+        real = path.resolve()
+        if real in seen:
+            raise UsageError(
+                f"{seen[real]} and {option} name the same file", where=str(path), help="give them different names"
+            )
+        seen[real] = option

@@ -1,0 +1,96 @@
+"""`graphopt passes [NAME]`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from graphopt.cli import options, terminal
+
+EXAMPLE = "Example: `graphopt passes`, then `graphopt passes narrow`"
+
+
+def command(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show the whole documentation of one.", show_default=False)
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """List the passes with their options, or document one."""
+    from graphopt import registry
+
+    known = registry.passes()
+    if name is not None:
+        options.one_of(name, list(known), "NAME")
+        known = {name: known[name]}
+
+    if json:
+        from graphopt.report import json as report_json
+
+        typer.echo(report_json.dumps({"passes": [_record(pass_name, kind) for pass_name, kind in known.items()]}))
+    elif name is not None:
+        _document(name, known[name])
+    else:
+        _list(known)
+
+
+def _list(known: dict[str, Any]) -> None:
+    from graphopt.report import table
+
+    terminal.output().print(
+        table.listing(
+            ("pass", "options", "what it does"),
+            ((name, _options_text(kind), _first_line(kind)) for name, kind in known.items()),
+        )
+    )
+    typer.echo('\nRun some of them: graphopt optimize MODEL -o OUT -p "fold-masks,narrow"')
+
+
+def _document(name: str, kind: type[Any]) -> None:
+    console = terminal.output()
+    console.print(name, style="bold")
+    console.print(f"\n{inspect.getdoc(kind) or 'no documentation'}")
+    fields = dataclasses.fields(kind)
+    console.print("\nOptions" if fields else "\nNo options", style="bold")
+    for field in fields:
+        console.print(f"  {field.name}: {_type_name(field)} = {_default(field)}")
+    if fields:
+        first = fields[0]
+        console.print(f'\nUse: -p "{name}{{{first.name}={_default(first)}}}"')
+
+
+def _record(name: str, kind: type[Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "options": [
+            {"name": field.name, "type": _type_name(field), "default": _default_value(field)}
+            for field in dataclasses.fields(kind)
+        ],
+        "documentation": inspect.getdoc(kind) or "",
+    }
+
+
+def _options_text(kind: type[Any]) -> str:
+    return ", ".join(f"{field.name}={_default(field)}" for field in dataclasses.fields(kind))
+
+
+def _first_line(kind: type[Any]) -> str:
+    return (inspect.getdoc(kind) or "").partition("\n")[0]
+
+
+def _type_name(field: dataclasses.Field[Any]) -> str:
+    return field.type if isinstance(field.type, str) else field.type.__name__
+
+
+def _default_value(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else None
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    value = _default_value(field)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,66 @@
+"""`graphopt verify A B`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphopt.cli import options, terminal
+
+if TYPE_CHECKING:
+    from graphopt.verify import VerifyReport
+
+EXAMPLE = "Example: `graphopt verify pruned.onnx small.onnx --samples 16`"
+
+
+def command(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The original.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The model to compare with it.", show_default=False)],
+    data: options.Data = None,
+    samples: options.Samples = 4,
+    rtol: options.Rtol = None,
+    atol: options.Atol = None,
+    seed: options.Seed = 0,
+    shape: options.Shapes = None,
+    json: options.Json = False,
+) -> None:
+    """Are the two models the same function? Prints the worst error and where; the status is 3 if they are not."""
+    shapes = options.read_shapes(shape)
+
+    from graphopt.verify import verify
+
+    with terminal.progress() as step:
+        step(f"comparing {a.name} and {b.name}", 0, 0)
+        report = verify(a, b, data=data, samples=samples, shapes=shapes, rtol=rtol, atol=atol, seed=seed)
+
+    if json:
+        from graphopt.report import json as report_json
+
+        typer.echo(report_json.dumps(report))
+    else:
+        _show(report)
+    if not report.passed:
+        raise typer.Exit(3)
+
+
+def _show(report: VerifyReport) -> None:
+    from graphopt.report import table, words
+
+    console = terminal.output()
+
+    def cells(row: Any) -> tuple[str, ...]:
+        return row.name, words.error(row.max_abs), words.error(row.max_rel), f"{row.tolerance}", row.where or ""
+
+    console.print(
+        table.listing(
+            ("output", "worst absolute", "worst relative", "tolerance", "where"),
+            (cells(row) for row in report.outputs),
+            numbers=(1, 2, 3),
+        )
+    )
+    if report.passed:
+        console.print(f"\nthe same function on {report.samples} samples", style="green")
+    else:
+        console.print(f"\nNOT the same function ({report.samples} samples)", style="bold red")

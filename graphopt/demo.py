@@ -1,0 +1,202 @@
+"""The whole story on a small net: train, prune, fine-tune, export, optimize, verify, measure.
+
+Torch is imported by `graphopt.models` only, and only when the story is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphopt import model as model_io
+from graphopt import pipeline, runtime
+from graphopt.bench import bench
+from graphopt.errors import DependencyError
+from graphopt.facts.stats import stats
+from graphopt.report import html
+from graphopt.report import json as report_json
+from graphopt.report.schema import Report
+from graphopt.verify import verify
+
+if TYPE_CHECKING:
+    from graphopt.models.resnet_digits.data import Digits
+
+_PRUNED = 0.5
+_NEEDED = {"torch": "torch", "onnxscript": "onnxscript", "sklearn": "scikit-learn"}
+_EXAMPLE = {"image": (1, 1, 8, 8)}
+
+
+@dataclasses.dataclass
+class Stage:
+    """One ONNX file of the story, everything measured on the file itself in onnxruntime."""
+
+    name: str
+    path: str
+    parameters: int
+    macs: int
+    bytes: int
+    latency_ms: float
+    """Median of one image, one thread."""
+    accuracy: float
+    """Share of the test images that it gets right."""
+
+
+@dataclasses.dataclass
+class Story:
+    """What the demo did. `stages` are trained, pruned, optimized, in this order."""
+
+    folder: str
+    stages: list[Stage]
+    speedup: float
+    """Latency of the pruned model by that of the optimized one, both measured in turns."""
+    worst_difference: float
+    """Largest difference between the logits of pruned and optimized on all test images."""
+    different_predictions: int
+    test_images: int
+    seconds: float
+    report: Report
+
+
+def tell(
+    folder: Path,
+    *,
+    seed: int = 0,
+    epochs: int = 6,
+    bench_seconds: float = 1.0,
+    say: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+) -> Story:
+    """Tells the story and leaves its files in `folder`, which is made if it is missing (its parent must exist).
+
+    `say` gets a line at the end of each step, `progress` what is under way. The files are `trained.onnx`,
+    `pruned.onnx`, `optimized.onnx`, `report.html`, `report.json` and `test_images.npz`. The same seed gives the same
+    files. Raises DependencyError when torch or scikit-learn is missing, VerificationError if the optimized model
+    should differ from the pruned one.
+    """
+    require()
+    from graphopt.models.resnet_digits import data, module, train
+    from graphopt.models.resnet_digits.export import to_onnx
+
+    start = time.perf_counter()
+    digits = data.load()
+    folder.mkdir(exist_ok=True)
+    trained, pruned, optimized = (folder / f"{name}.onnx" for name in ("trained", "pruned", "optimized"))
+
+    net = module.new(seed)
+    fit = _Fit(digits, seed, progress)
+    seconds = fit(net, "training", epochs, 2e-3)
+    accuracy = train.accuracy(net, digits.test_images, digits.test_labels)
+    say(f"trained a residual CNN on {len(digits.train_images):,} digits: {accuracy:.1%} right, {seconds:.0f} s")
+    progress("exporting", 0, 0)
+    model_io.save(to_onnx(net), trained)
+
+    train.prune_filters(net, _PRUNED)
+    accuracy = train.accuracy(net, digits.test_images, digits.test_labels)
+    say(f"pruned {_PRUNED:.0%} of the filters of every convolution (torch.nn.utils.prune): {accuracy:.1%} right")
+    seconds = fit(net, "fine-tuning, masks held", epochs, 1e-3)
+    accuracy = train.accuracy(net, digits.test_images, digits.test_labels)
+    say(f"fine-tuned with the masks held: {accuracy:.1%} right, {seconds:.0f} s")
+
+    progress("exporting", 0, 0)
+    model_io.save(to_onnx(net), pruned)
+    say("exported to ONNX, the masks in place, the batch size left open")
+
+    result = pipeline.optimize(pruned, seed=seed, progress=progress)
+    result.save(optimized)
+    html.write(result.report, folder / "report.html")
+    report_json.write(result.report, folder / "report.json")
+    say(f"optimized with graphopt: {result.report.seconds:.1f} s")
+
+    progress("verifying on all test images", 0, 0)
+    images = {"image": digits.test_images}
+    np.savez(folder / "test_images.npz", image=digits.test_images)
+    verdict = verify(pruned, optimized, data=[images])
+    logits = {path: runtime.run(runtime.session(path), images)[0] for path in (trained, pruned, optimized)}
+    before, after = logits[pruned], logits[optimized]
+    different = int((before.argmax(axis=1) != after.argmax(axis=1)).sum())
+    worst = float(np.abs(before - after).max())
+    if not verdict.passed:
+        from graphopt.errors import VerificationError
+
+        raise VerificationError(
+            f"the optimized model differs from the pruned one by up to {worst:.2g}",
+            where=str(optimized),
+            help="this is a bug in graphopt, please report it",
+            report=verdict,
+        )
+    say(f"verified on {len(before)} test images: worst difference of a logit {worst:.1e}")
+
+    progress("measuring", 0, 0)
+    measured = bench(trained, pruned, optimized, threads=1, shapes=_EXAMPLE, seconds=bench_seconds, seed=seed)
+    latency = [row.median_ms for row in measured.models]
+    stages = [
+        _stage(path, milliseconds, float((logits[path].argmax(axis=1) == digits.test_labels).mean()))
+        for path, milliseconds in zip((trained, pruned, optimized), latency, strict=True)
+    ]
+    say("measured in onnxruntime, in turns, one thread, one image")
+    return Story(
+        folder=str(folder),
+        stages=stages,
+        speedup=latency[1] / latency[2],
+        worst_difference=worst,
+        different_predictions=different,
+        test_images=len(before),
+        seconds=time.perf_counter() - start,
+        report=result.report,
+    )
+
+
+def require() -> None:
+    """Raises DependencyError that says what to install when something the story needs is missing."""
+    missing = [package for name, package in _NEEDED.items() if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DependencyError(
+            f"the demo trains a net, and needs {' and '.join(missing)}",
+            where="graphopt demo",
+            help='pip install "graphopt[train]"; the optimizer itself works without',
+        )
+
+
+class _Fit:
+    """Trains with the loss in the progress label."""
+
+    def __init__(self, digits: Digits, seed: int, progress: Callable[[str, int, int], None]) -> None:
+        self._digits = digits
+        self._seed = seed
+        self._progress = progress
+
+    def __call__(self, net: object, label: str, epochs: int, rate: float) -> float:
+        """Returns the seconds it took."""
+        from graphopt.models.resnet_digits import module, train
+
+        assert isinstance(net, module.ResNetDigits)
+        start = time.perf_counter()
+        train.train(
+            net,
+            self._digits.train_images,
+            self._digits.train_labels,
+            epochs=epochs,
+            rate=rate,
+            seed=self._seed,
+            step=lambda done, total, loss: self._progress(f"{label}, loss {loss:.3f}", done, total),
+        )
+        return time.perf_counter() - start
+
+
+def _stage(path: Path, milliseconds: float, accuracy: float) -> Stage:
+    counted = stats(model_io.load(path))
+    return Stage(
+        name=path.stem,
+        path=str(path),
+        parameters=counted.parameters,
+        macs=counted.macs,
+        bytes=model_io.file_info(path)["bytes"],
+        latency_ms=milliseconds,
+        accuracy=accuracy,
+    )

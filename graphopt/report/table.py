@@ -1,0 +1,133 @@
+"""The report as tables for a terminal.
+
+The console is expected to have markup switched off: names of values may hold brackets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from graphopt.report import words
+from graphopt.report.schema import AxisRow, MaskRow, Moves, Report, Stats, WarningRow
+
+ROWS = 20
+"""How many rows a terminal gets; the HTML and JSON reports hold all."""
+
+
+def show(report: Report, console: Console) -> None:
+    """Prints what a run did: sizes, masks, scatters left, verification, warnings."""
+    console.print(sizes(report))
+    show_masks(report.masks, console)
+    show_moves("Scatters", report.scatters, console)
+    show_moves("Gathers", report.gathers, console)
+    show_warnings(report.warnings, console)
+    if report.verify is not None:
+        show_verification(report, console)
+
+
+def sizes(report: Report) -> Table:
+    """Before against after, with the sizes of the files where there are files."""
+    table = comparison(report.before, report.after)
+    before = report.input.bytes
+    after = report.output.bytes if report.output is not None else None
+    if before is not None or after is not None:
+        table.add_row("file", words.size(before), words.size(after), words.change(before, after))
+    return table
+
+
+def comparison(before: Stats, after: Stats, titles: tuple[str, str] = ("before", "after")) -> Table:
+    """Two sizes of a model side by side."""
+    table = _table("", *titles, "change", numbers=(1, 2, 3))
+    for name, old, new in (
+        ("parameters", before.parameters, after.parameters),
+        ("multiply-adds", before.macs, after.macs),
+        ("nodes", before.nodes, after.nodes),
+    ):
+        table.add_row(name, words.count(old), words.count(new), words.change(old, new))
+    old, new = before.initializer_bytes, after.initializer_bytes
+    table.add_row("constants", words.size(old), words.size(new), words.change(old, new))
+    return table
+
+
+def show_masks(rows: Sequence[MaskRow], console: Console) -> None:
+    """One row a mask: those that stay first, because they are what a user can do something about."""
+    if not rows:
+        return
+    kept = sum(row.action == "kept" for row in rows)
+    table = _table("mask", "kind", "zeros", "action", "why", numbers=(2,))
+    ordered = sorted(rows, key=lambda row: row.action != "kept")
+    for row in ordered[:ROWS]:
+        table.add_row(row.value, row.kind, f"{row.zeros:,} of {row.size:,}", row.action, row.reason)
+    console.print(f"\nMasks: {len(rows) - kept} gone, {kept} kept")
+    console.print(table)
+    _more(len(rows), console)
+
+
+def show_axes(rows: Sequence[AxisRow], console: Console) -> None:
+    """One row for each axis with dead positions."""
+    if not rows:
+        return
+    table = _table("value", "axis", "alive", "dead are", "decided by", "why", numbers=(1, 2))
+    for row in rows[:ROWS]:
+        table.add_row(row.value, str(row.axis), f"{row.kept:,} of {row.size:,}", row.fill, row.decided_by, row.reason)
+    console.print(f"\nAxes with dead positions: {len(rows)}")
+    console.print(table)
+    _more(len(rows), console)
+
+
+def show_moves(title: str, moves: Moves, console: Console) -> None:
+    """The scatters (or gathers) that had to stay, each with the operator that forced it."""
+    if not moves.remaining:
+        return
+    table = _table("value", "forced by")
+    for row in moves.remaining[:ROWS]:
+        table.add_row(row.value, row.forced_by)
+    console.print(f"\n{title}: {moves.inserted} inserted on the way, {len(moves.remaining)} left")
+    console.print(table)
+    _more(len(moves.remaining), console)
+
+
+def show_warnings(rows: Sequence[WarningRow], console: Console) -> None:
+    """One paragraph for each warning, with the node and the user's own source line where they are known."""
+    for row in rows[:ROWS]:
+        console.print(f"\nwarning[{row.code}]: {row.message}", style="yellow")
+        for place in (row.node, row.source_line):
+            if place:
+                console.print(f"  --> {place}", style="dim")
+    _more(len(rows), console)
+
+
+def show_verification(report: Report, console: Console) -> None:
+    """One line: verified or not, and how close."""
+    verify = report.verify
+    if verify is None:
+        return
+    worst = max((row.max_abs for row in verify.outputs), default=0.0)
+    verdict = "verified" if verify.passed else "NOT the same function"
+    console.print(
+        f"\n{verdict}: {verify.samples} samples in onnxruntime, worst difference {words.error(worst)}",
+        style="green" if verify.passed else "bold red",
+    )
+
+
+def listing(titles: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> Table:
+    """A plain table; the columns in `numbers` are aligned to the right."""
+    table = _table(*titles, numbers=numbers)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _table(*titles: str, numbers: Sequence[int] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for index, title in enumerate(titles):
+        table.add_column(title, justify="right" if index in numbers else "left", overflow="fold")
+    return table
+
+
+def _more(rows: int, console: Console) -> None:
+    if rows > ROWS:
+        console.print(f"… and {rows - ROWS} more: all are in the report (--report FILE.html, --json FILE.json)")
