@@ -1,0 +1,136 @@
+"""The user's own data, for verification and calibration: ``.npz`` files, directories of them, Python iterables."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt.errors import ModelError, UsageError, nearest
+
+BATCH = 32
+"""Samples per batch where the model leaves the batch size open."""
+
+Ranks = Mapping[str, tuple[int | None, int | None]]  # input -> (rank, batch size), None where open
+
+
+def open_data(source: str, ranks: Ranks) -> Iterator[Mapping[str, Any]]:
+    """Open any form of data that is named by text.
+
+    Args:
+        source: A ``.npz`` file, a directory of them, or ``PKG.MODULE:ITERABLE``.
+        ranks: Rank and batch size of the inputs of the model.
+
+    Raises:
+        UsageError: It is none of the three.
+    """
+    if not os.path.exists(source) and re.fullmatch(r"[\w.]+:[\w.]+", source):
+        return from_object(source)
+    return from_file(source, ranks)
+
+
+def from_file(path: str | os.PathLike[str], ranks: Ranks | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Read a ``.npz`` file of samples, or a directory of ``.npz`` files.
+
+    Args:
+        path: A file with one array per model input, samples along the first axis, or a directory of files that hold one
+            batch each (read in the order of their names).
+        ranks: Rank and batch size per input: a file of samples is cut into batches of that size (32 where the model
+            leaves it open), one by one where the model has no batch axis. A last batch that is too small for a fixed
+            batch size is left out. Without ranks the file is one batch.
+
+    Yields:
+        Name to array.
+
+    Raises:
+        ModelError: The file is missing or broken, or holds fewer samples than one batch.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise ModelError("no .npz file in the directory", where=str(path))
+        for file in files:
+            yield _read(file)
+        return
+    arrays = _read(path)
+    yield from _cut(arrays, ranks or {}, str(path)) if ranks else [arrays]
+
+
+def from_object(spec: str) -> Iterator[Mapping[str, Any]]:
+    """Import an iterable of dictionaries, or a function that returns one.
+
+    Args:
+        spec: ``PKG.MODULE:ITERABLE``; the current directory is searched too.
+
+    Raises:
+        UsageError: It cannot be imported, or is not iterable.
+    """
+    name, _, attribute = spec.partition(":")
+    if not name or not attribute:
+        raise UsageError(f"{spec!r} names no object", help="write PKG.MODULE:ITERABLE")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(f"cannot import {name!r}: {error}", help="check the name, or set PYTHONPATH") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            guess = nearest(part, [key for key in vars(found) if not key.startswith("_")])
+            raise UsageError(
+                f"{name!r} has no {attribute!r}", help=f"did you mean {guess!r}?" if guess else "check the name"
+            )
+        found = getattr(found, part)
+    if callable(found) and not isinstance(found, Iterable):
+        found = found()
+    if not isinstance(found, Iterable):
+        raise UsageError(f"{spec!r} is a {type(found).__name__}", help="it must yield dictionaries of arrays")
+    return iter(found)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise ModelError("no such data file", where=str(path), help="check the path")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if isinstance(archive, np.ndarray):
+                raise ModelError("the file holds one nameless array", where=str(path), help="write it with numpy.savez")
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise ModelError(f"not a readable .npz file: {error}", where=str(path)) from error
+
+
+def _cut(arrays: dict[str, np.ndarray], ranks: Ranks, where: str) -> Iterator[dict[str, np.ndarray]]:
+    known = {name: array for name, array in arrays.items() if name in ranks}
+    if not known or any(array.ndim == 0 for array in known.values()):
+        yield arrays  # names or ranks are wrong: whoever checks the batch says so
+        return
+    counts = {name: len(array) for name, array in known.items()}
+    if len(set(counts.values())) != 1:
+        raise ModelError(f"the arrays differ in their number of samples: {counts}", where=where)
+    count = next(iter(counts.values()))
+    single = {name: array.ndim - 1 == ranks[name][0] for name, array in known.items()}
+    if any(single.values()):
+        for i in range(count):
+            yield {name: array[i] if single[name] else array[i : i + 1] for name, array in known.items()}
+        return
+    fixed = {size for name in known if (size := ranks[name][1]) is not None}
+    if len(fixed) > 1:
+        raise ModelError(
+            f"the inputs have different first axes: {sorted(fixed)}", where=where, help="use a directory of batches"
+        )
+    size = max(fixed.pop(), 1) if fixed else None
+    if size is not None and count < size:
+        raise ModelError(f"{count} samples, but the model wants batches of {size}", where=where)
+    step = size or BATCH
+    for start in range(0, count - (size or 1) + 1, step):
+        yield {name: array[start : start + step] for name, array in known.items()}

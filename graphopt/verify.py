@@ -1,0 +1,516 @@
+"""Are two models the same function? onnxruntime decides.
+
+**The rule.** The original runs once, with onnxruntime's graph optimizations *disabled*: as it is written. The
+candidate runs as its user will run it, with the default optimizations. When they differ, the candidate runs again
+without optimizations. If that agrees, graphopt changed nothing and onnxruntime's optimizer did: then like is compared
+with like, the original *with* optimizations against the candidate *with* optimizations, within the same tolerance,
+and the report row says so. If that differs too, or the plain candidate already did, the models are different. No
+tolerance is ever loosened.
+
+**The tolerance.** A float output passes where ``|a - b| <= atol + rtol * |a|``, ``a`` being the original. Integers,
+booleans and strings are compared exactly, NaN and infinities must stand at the same places (signed zeros may differ).
+By default ``rtol`` and ``atol / max|a|`` are constants of the narrowest floating-point type on the way to that
+output: see ``TOLERANCES``.
+
+**The inputs** are drawn at typical sizes, and with every symbolic size 1, 0 and a prime where the original runs there
+(see ``samples``). Sizes at which the original fails are reported as skipped; a candidate that fails where the
+original runs is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import model as _model
+from graphopt import runtime
+from graphopt.errors import ModelError, UsageError
+from graphopt.samples import Feeds, Inputs, Shapes, Sizes, feeds
+
+Source = Any  # path, onnx.ModelProto or ir.Model: what graphopt.model.load takes
+
+TOLERANCES: dict[ir.DataType, float] = {
+    ir.DataType.DOUBLE: 1e-13,
+    ir.DataType.FLOAT: 1e-5,
+    ir.DataType.FLOAT16: 1e-2,
+    ir.DataType.BFLOAT16: 6e-2,
+}
+"""Default ``rtol``, and ``atol`` relative to the largest magnitude of the output, by narrowest float type."""
+
+
+@dataclass(frozen=True)
+class OutputRow:
+    """How far an output is off, over all samples.
+
+    Attributes:
+        name: The output (``name[0]``, ``name[1]`` … for the elements of a sequence).
+        max_abs: Largest absolute difference of finite elements.
+        max_rel: ``max_abs`` relative to the largest magnitude of the output in that sample.
+        tolerance: The absolute difference that was allowed at the worst element; 0 for exact types.
+        where: The worst element, its sample, index and both values; None where all are equal.
+        note: What else there is to know, e.g. that onnxruntime's own optimizer changes the original; else None.
+    """
+
+    name: str
+    max_abs: float
+    max_rel: float
+    tolerance: float
+    where: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The outcome of a verification.
+
+    Attributes:
+        passed: Whether the two models are the same function on every sample.
+        samples: How many sets of inputs were compared.
+        shapes: Per sample the shape of every input.
+        outputs: One row per output.
+        reason: Why it failed, for a person; None when it passed.
+        skipped: Sizes that were not compared, with the reason why the original does not run there.
+    """
+
+    passed: bool
+    samples: int
+    shapes: list[dict[str, list[int]]]
+    outputs: list[OutputRow]
+    reason: str | None = None
+    skipped: list[str] = field(default_factory=list)
+
+
+def verify(
+    a: Source,
+    b: Source,
+    *,
+    data: Any = None,
+    samples: int = 4,
+    shapes: Shapes | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    seed: int = 0,
+) -> VerifyReport:
+    """Compare two models in onnxruntime.
+
+    Args:
+        a: The original: a path, ``onnx.ModelProto`` or ``onnx_ir.Model``.
+        b: The candidate.
+        data: Inputs to use instead of drawn ones; see ``samples.feeds``.
+        samples: How many sets of inputs (at most, when ``data`` is given).
+        shapes: Sizes for symbolic axes, by input name; -1 leaves one open.
+        rtol: Allowed difference relative to the element; default by type, see ``TOLERANCES``.
+        atol: Allowed absolute difference; default by type, relative to the largest magnitude of the output.
+        seed: The same seed draws the same inputs.
+
+    Raises:
+        ModelError: The original cannot be loaded, or runs at no size; data does not fit.
+        UsageError: ``shapes`` does not fit the model, or a number is out of range.
+    """
+    return Reference(a, data=data, samples=samples, shapes=shapes, rtol=rtol, atol=atol, seed=seed).compare(b)
+
+
+class Reference:
+    """The outputs of the original, computed once and compared with any number of candidates.
+
+    Drawn inputs are not kept but drawn again from their seed; outputs, and inputs given as data, are.
+    """
+
+    def __init__(
+        self,
+        model: Source,
+        *,
+        data: Any = None,
+        samples: int = 4,
+        shapes: Shapes | None = None,
+        rtol: float | None = None,
+        atol: float | None = None,
+        seed: int = 0,
+    ):
+        """Run the original; arguments and errors as for :func:`verify`."""
+        if samples < 1:
+            raise UsageError(f"{samples} samples prove nothing", help="at least 1")
+        for name, value in (("rtol", rtol), ("atol", atol)):
+            if value is not None and not (value >= 0 and np.isfinite(value)):
+                raise UsageError(f"{name} {value} is not a tolerance", help="0 or a positive number")
+        self._model = _model.load(model)
+        self._source = os.fspath(model) if isinstance(model, str | os.PathLike) else self._model
+        self._rtol, self._atol, self._seed = rtol, atol, seed
+        self._inputs = Inputs(self._model, shapes)
+        self._optimized: Any = None
+        self._plain = runtime.session(self._source, optimize=False)
+        self._interface = _interface(self._plain)
+        self._narrowest = _narrowest(self._model)
+        self.skipped: list[str] = []
+        self._cases = self._given(data, samples) if data is not None else self._drawn(samples)
+        del self._plain  # its outputs are all that is needed from here on
+
+    @property
+    def shapes(self) -> list[dict[str, list[int]]]:
+        """Per sample the shape of every input."""
+        return [case.shapes for case in self._cases]
+
+    def compare(self, candidate: Source) -> VerifyReport:
+        """Compare a candidate with the original on every sample.
+
+        Args:
+            candidate: A path, ``onnx.ModelProto`` or ``onnx_ir.Model``.
+
+        Returns:
+            The report. A candidate that does not load or run gives a failed report, not an exception.
+
+        Raises:
+            ModelError: The candidate is a path and cannot be read.
+        """
+        known = isinstance(candidate, str | os.PathLike | ir.Model)
+        source = candidate if known else _model.load(candidate, clone=False)
+        try:
+            fast = runtime.session(source)
+        except ModelError as error:
+            return self._report([], f"the candidate does not load: {error.what}")
+        problem = _interface_problem(self._interface, _interface(fast))
+        if problem:
+            return self._report([], problem)
+        plain: Any = None
+        rows = _Rows(name for name, _ in self._interface[1])
+        reasons: list[str] = []
+        for number, case in enumerate(self._cases):
+            inputs = case.feeds if case.feeds is not None else self._inputs.draw(case.sizes, seed=case.seed)
+            found, problem = self._against(case.outputs, fast, inputs)
+            note = None
+            if problem:
+                # onnxruntime's optimizer, or we? See the rule at the top of this module.
+                if plain is None:
+                    plain = runtime.session(source, optimize=False)
+                if not self._against(case.outputs, plain, inputs)[1]:
+                    like, like_problem = self._like_with_like(fast, inputs)
+                    if not like_problem:
+                        found, problem = like, None
+                        note = "onnxruntime's optimizer changes the original too: both were compared optimized"
+            for difference in found:
+                rows.add(difference, number, note)
+            if problem:
+                reasons.append(f"sample {number} ({_describe(case.shapes)}): {problem}")
+        return self._report(rows.rows(), reasons[0] if reasons else None)
+
+    def _report(self, rows: list[OutputRow], reason: str | None) -> VerifyReport:
+        return VerifyReport(reason is None, len(self._cases), self.shapes, rows, reason, list(self.skipped))
+
+    def _against(self, expected: list[Any], session: Any, inputs: Feeds) -> tuple[list[_Difference], str | None]:
+        """Differences per output, and the first reason to fail."""
+        try:
+            outputs = runtime.run(session, inputs)
+        except ModelError as error:
+            return [], f"the candidate does not run: {error.what}"
+        found: list[_Difference] = []
+        for (name, _), reference, output in zip(self._interface[1], expected, outputs, strict=True):
+            default = TOLERANCES.get(self._narrowest.get(name, ir.DataType.FLOAT), TOLERANCES[ir.DataType.FLOAT])
+            for label, one, other in _leaves(name, reference, output):
+                found.append(_difference(label, one, other, default, self._rtol, self._atol))
+        failed = [d for d in found if d.problem or d.ratio > 1]
+        return found, failed[0].reason() if failed else None
+
+    def _like_with_like(self, fast: Any, inputs: Feeds) -> tuple[list[_Difference], str | None]:
+        try:
+            if self._optimized is None:
+                self._optimized = runtime.session(self._source)
+            expected = runtime.run(self._optimized, inputs)
+        except ModelError as error:
+            try:
+                runtime.run(fast, inputs)
+            except ModelError:
+                return [], None  # optimized, the original fails like the candidate does
+            return [], f"with optimizations the original does not run: {error.what}"
+        return self._against(expected, fast, inputs)
+
+    def _given(self, data: Any, samples: int) -> list[_Case]:
+        cases = []
+        for batch in feeds(data, self._model, samples=samples):
+            cases.append(_Case({}, (), _shapes(batch), runtime.run(self._plain, batch), batch))
+        return cases
+
+    def _drawn(self, samples: int) -> list[_Case]:
+        cases: list[_Case] = []
+        for case in self._runnable():
+            cases.append(case)
+            if len(cases) == samples:
+                return cases
+        cycle = [case.sizes for case in cases]
+        for number in range(len(cases), samples):
+            sizes = cycle[number % len(cycle)]
+            case = self._try(sizes, number)
+            if isinstance(case, ModelError):
+                self.skipped.append(f"{_describe(self._inputs.shapes(sizes))}: {case.what}")
+            else:
+                cases.append(case)
+        return cases
+
+    def _runnable(self) -> Iterator[_Case]:
+        """Typical sizes at which the original runs, then its edges."""
+        self._inputs.require()
+        first: ModelError | None = None
+        found: _Case | None = None
+        for sizes in self._inputs.typical():
+            case = self._try(sizes, 0)
+            if isinstance(case, _Case):
+                found = case
+                break
+            first = first or case
+        if found is None:
+            name = next(iter(self._inputs.ranks()), "INPUT")
+            raise ModelError(
+                f"the model runs at none of the sizes that were tried: {first.what if first else ''}",
+                where=first.where if first else None,
+                help=f"give sizes at which it runs: --shape {name}=1,3,224,224",
+            ) from first
+        yield found
+        number = 1
+        for variants in self._inputs.edges(found.sizes):
+            case = self._try(variants[0], number)
+            if isinstance(case, ModelError):
+                self.skipped.append(f"{_describe(variants[0])}: {case.what}")
+                alone = [sizes for sizes in variants[1:] if isinstance(self._try(sizes, number), _Case)]
+                if len(alone) > 1:
+                    joint = dict(found.sizes)
+                    for sizes in alone:
+                        joint |= {k: v for k, v in sizes.items() if v != found.sizes[k]}
+                    case = self._try(joint, number)
+                if isinstance(case, ModelError) and alone:
+                    case = self._try(alone[0], number)
+            if isinstance(case, _Case):
+                yield case
+                number += 1
+
+    def _try(self, sizes: Sizes, number: int) -> _Case | ModelError:
+        seed = (self._seed, number)
+        try:
+            inputs = self._inputs.draw(sizes, seed=seed)
+            return _Case(sizes, seed, _shapes(inputs), runtime.run(self._plain, inputs))
+        except ModelError as error:
+            return error
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One set of inputs and what the original makes of it."""
+
+    sizes: Sizes
+    seed: tuple[int, ...]
+    shapes: dict[str, list[int]]
+    outputs: list[Any]
+    feeds: Feeds | None = None
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """How an output differs in one sample. ``ratio`` is difference over tolerance at the worst element."""
+
+    name: str
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    tolerance: float = 0.0
+    ratio: float = 0.0
+    where: str | None = None
+    problem: str | None = None
+
+    def reason(self) -> str:
+        if self.problem:
+            return f"output {self.name!r} {self.problem}"
+        return (
+            f"output {self.name!r} is off by {self.ratio:.3g} times the tolerance of {self.tolerance:.3g}: {self.where}"
+        )
+
+
+_BLOCK = 1 << 20  # elements compared at a time: the float64 copies stay small however large the output
+
+
+def _difference(name: str, one: Any, other: Any, default: float, rtol: float | None, atol: float | None) -> _Difference:
+    if (one is None) != (other is None) or isinstance(one, np.ndarray) != isinstance(other, np.ndarray):
+        return _Difference(name, problem=f"is {_kind(other)} instead of {_kind(one)}")
+    if one is None:
+        return _Difference(name)
+    if not isinstance(one, np.ndarray):
+        same = one == other or (one != one and other != other)
+        return _Difference(name) if same else _Difference(name, problem=f"is {other!r} instead of {one!r}")
+    if one.dtype != other.dtype:
+        return _Difference(name, problem=f"has type {other.dtype} instead of {one.dtype}")
+    if one.shape != other.shape:
+        return _Difference(name, problem=f"has shape {list(other.shape)} instead of {list(one.shape)}")
+    if one.dtype.kind in "biuOUS":
+        return _exact(name, one, other)
+    if one.dtype.kind == "c":
+        # Real and imaginary parts side by side, as a last axis.
+        parts = one.real.dtype
+        one = np.ascontiguousarray(one).view(parts).reshape(*one.shape, 2)
+        other = np.ascontiguousarray(other).view(parts).reshape(*other.shape, 2)
+    return _floating(name, one, other, default, rtol, atol)
+
+
+def _exact(name: str, one: np.ndarray, other: np.ndarray) -> _Difference:
+    wrong = np.flatnonzero((one != other).reshape(-1))
+    if not wrong.size:
+        return _Difference(name)
+    a, b = one.reshape(-1), other.reshape(-1)
+    far = 1.0
+    first = int(wrong[0])
+    if one.dtype.kind in "iu":
+        gaps = np.abs(a[wrong].astype(np.float64) - b[wrong].astype(np.float64))
+        first, far = int(wrong[int(gaps.argmax())]), max(1.0, float(gaps.max()))
+    where = f"{b[first]!r} instead of {a[first]!r} at {_index(first, one.shape)}"
+    share = f"{wrong.size} of {one.size} elements differ"
+    scale = float(np.abs(a.astype(np.float64)).max()) if one.dtype.kind in "iu" else 1.0
+    return _Difference(
+        name, far, far / scale if scale else 1.0, 0.0, 1.0, where, problem=f"must be equal, but {share}: {where}"
+    )
+
+
+def _floating(
+    name: str, one: np.ndarray, other: np.ndarray, default: float, rtol: float | None, atol: float | None
+) -> _Difference:
+    a, b = one.reshape(-1), other.reshape(-1)
+    scale = 0.0
+    for start in range(0, a.size, _BLOCK):
+        part = np.abs(a[start : start + _BLOCK].astype(np.float64))
+        scale = max(scale, float(np.max(part, where=np.isfinite(part), initial=0.0)))
+    relative = default if rtol is None else rtol
+    absolute = default * scale if atol is None else atol
+    worst = _Difference(name)
+    largest = 0.0
+    for start in range(0, a.size, _BLOCK):
+        x = a[start : start + _BLOCK].astype(np.float64)
+        y = b[start : start + _BLOCK].astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = np.abs(x - y)
+        finite = np.isfinite(x) & np.isfinite(y)
+        same = (np.isnan(x) & np.isnan(y)) | (x == y)
+        odd = np.flatnonzero(~finite & ~same)
+        if odd.size and worst.problem is None:
+            at = int(odd[0])
+            where = f"{y[at]:.9g} instead of {x[at]:.9g} at {_index(start + at, one.shape)}"
+            worst = _Difference(name, where=where, problem=f"is {where}")
+        gap = np.where(same | ~finite, 0.0, gap)
+        gap = np.minimum(gap, np.finfo(np.float64).max)
+        largest = max(largest, float(gap.max()))
+        allowed = absolute + relative * np.where(finite, np.abs(x), 0.0)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            ratio = np.where(gap > 0, gap / allowed, 0.0)
+        at = int(ratio.argmax())
+        if ratio[at] > worst.ratio and worst.problem is None:
+            where = f"{y[at]:.9g} instead of {x[at]:.9g} at {_index(start + at, one.shape)}"
+            worst = _Difference(name, 0.0, 0.0, float(allowed[at]), float(ratio[at]), where)
+    tolerance = worst.tolerance if worst.ratio else absolute
+    share = largest / scale if scale else float(largest > 0)
+    return _Difference(name, largest, share, tolerance, worst.ratio, worst.where, worst.problem)
+
+
+def _leaves(name: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The tensors of an output side by side; sequences and maps are taken apart where both have the same members."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for i, (left, right) in enumerate(zip(one, other, strict=True)):
+            yield from _leaves(f"{name}[{i}]", left, right)
+    elif isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from _leaves(f"{name}[{key!r}]", one[key], other[key])
+    elif isinstance(one, list | dict) or isinstance(other, list | dict):
+        yield name, None, _kind(other)
+    else:
+        yield name, one, other
+
+
+class _Rows:
+    """The rows of a report: per output the sample that came nearest to its tolerance, or went farthest beyond."""
+
+    def __init__(self, names: Iterable[str]):
+        self._rows = {name: (-1.0, OutputRow(name, 0.0, 0.0, 0.0)) for name in names}
+
+    def add(self, found: _Difference, sample: int, note: str | None) -> None:
+        ratio, row = self._rows.get(found.name, (-1.0, None))
+        note = note or (row.note if row else None)
+        new = math.inf if found.problem else found.ratio
+        if row is None or new > ratio:
+            where = f"sample {sample}: {found.where}" if found.where else None
+            row = OutputRow(found.name, found.max_abs, found.max_rel, found.tolerance, where, note)
+        elif note != row.note:
+            row = replace(row, note=note)
+        self._rows[found.name] = (max(new, ratio), row)
+
+    def rows(self) -> list[OutputRow]:
+        return [row for _, row in self._rows.values()]
+
+
+def _interface(session: Any) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    return (
+        [(value.name, value.type) for value in session.get_inputs()],
+        [(value.name, value.type) for value in session.get_outputs()],
+    )
+
+
+def _interface_problem(
+    one: tuple[list[tuple[str, str]], list[tuple[str, str]]], other: tuple[list[tuple[str, str]], list[tuple[str, str]]]
+) -> str | None:
+    for kind, left, right in zip(("input", "output"), one, other, strict=True):
+        if left != right:
+            said = ", ".join(f"{name} {dtype}" for name, dtype in right) or "none"
+            wanted = ", ".join(f"{name} {dtype}" for name, dtype in left) or "none"
+            return f"the {kind}s are ({said}) instead of ({wanted})"
+    return None
+
+
+def _narrowest(model: ir.Model) -> dict[str, ir.DataType]:
+    """Per graph output the narrowest floating-point type that any value on the way to it has.
+
+    A float32 output that was computed in float16 and cast in the end is as exact as float16. One forward walk.
+    """
+    order = list(TOLERANCES)  # from wide to narrow
+
+    def own(dtype: ir.DataType | None) -> int:
+        return order.index(dtype) if dtype is not None and dtype in TOLERANCES else 0
+
+    def inside(node: ir.Node) -> int:
+        found = max((own(value.dtype) for value in (*node.inputs, *node.outputs) if value is not None), default=0)
+        if node.op_type == "Cast":
+            found = max(found, own(ir.DataType(node.attributes.get_int("to", 0))))
+        return found
+
+    functions = {key: max((inside(n) for n in f.all_nodes()), default=0) for key, f in model.functions.items()}
+    level: dict[ir.Value, int] = {}
+    for node in model.graph:
+        found = max((level.get(v, own(v.dtype)) for v in node.inputs if v is not None), default=0)
+        found = max(found, inside(node), functions.get(node.op_identifier(), 0))
+        for attribute in node.attributes.values():
+            if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
+                body = attribute.as_graph()
+                for inner in body.all_nodes():
+                    found = max(found, inside(inner), functions.get(inner.op_identifier(), 0))
+                    found = max([found, *(level.get(v, own(v.dtype)) for v in inner.inputs if v is not None)])
+        for output in node.outputs:
+            level[output] = max(found, own(output.dtype))
+    narrowest = {}
+    for output in model.graph.outputs:
+        found = max(level.get(output, 0), own(output.dtype))
+        narrowest[str(output.name)] = order[found] if found or output.dtype in TOLERANCES else ir.DataType.FLOAT
+    return narrowest
+
+
+def _shapes(inputs: Feeds) -> dict[str, list[int]]:
+    return {name: list(np.shape(array)) if isinstance(array, np.ndarray) else [] for name, array in inputs.items()}
+
+
+def _describe(shapes: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in shapes.items()) or "no inputs"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return f"a {'sequence' if isinstance(value, list) else 'map'} of {len(value)}"
+    return "a tensor" if isinstance(value, np.ndarray) else "nothing" if value is None else str(value)
+
+
+def _index(flat: int, shape: tuple[int, ...]) -> str:
+    return str([int(i) for i in np.unravel_index(flat, shape)]) if shape else "[]"
