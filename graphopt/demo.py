@@ -54,7 +54,7 @@ class Story:
     folder: str
     stages: list[Stage]
     speedup: float
-    """Latency of the pruned model by that of the optimized one, both measured in turns."""
+    """Latency of the pruned model by that of the optimized one, measured in turns."""
     worst_difference: float
     """Largest difference between the logits of pruned and optimized on all test images."""
     different_predictions: int
@@ -134,7 +134,7 @@ def tell(
 
     progress("measuring", 0, 0)
     measured = bench(trained, pruned, optimized, threads=1, shapes=_EXAMPLE, seconds=bench_seconds, seed=seed)
-    latency = [row.median_ms for row in measured.models]
+    latency = [row.median_ms for row in measured.rows]
     stages = [
         _stage(path, milliseconds, float((logits[path].argmax(axis=1) == digits.test_labels).mean()))
         for path, milliseconds in zip((trained, pruned, optimized), latency, strict=True)
@@ -143,7 +143,7 @@ def tell(
     return Story(
         folder=str(folder),
         stages=stages,
-        speedup=latency[1] / latency[2],
+        speedup=measured.rows[1].paired_ratio / measured.rows[2].paired_ratio,
         worst_difference=worst,
         different_predictions=different,
         test_images=len(before),

@@ -75,9 +75,9 @@ def one_of(value: str, known: Sequence[str], option: str) -> str:
 
 
 def read_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]] | None:
-    """Reads `NAME=1,3,224,224` texts; `NAME=` is a scalar. Raises UsageError for anything else; None if there are none.
+    """Reads `NAME=1,3,224,224` texts; `NAME=` is a scalar, a size of -1 is left open. None if there are no texts.
 
-    A name may hold `=` and `:`: the sizes are what follows the last `=`.
+    A name may hold `=` and `:`: the sizes are what follows the last `=`. Raises UsageError for anything else.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts or ():
@@ -85,8 +85,8 @@ def read_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]] | Non
         try:
             shape = tuple(int(size) for size in sizes.split(",")) if sizes.strip() else ()
         except ValueError:
-            shape = (-1,)
-        if not equals or not name or any(size < 0 for size in shape):
+            shape = (-2,)
+        if not equals or not name or any(size < -1 for size in shape):
             raise UsageError(
                 f"cannot read the shape {text!r}",
                 where="--shape",

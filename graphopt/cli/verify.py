@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from graphopt.cli import options, terminal
-
-if TYPE_CHECKING:
-    from graphopt.verify import VerifyReport
 
 EXAMPLE = "Example: `graphopt verify pruned.onnx small.onnx --samples 16`"
 
@@ -40,27 +37,10 @@ def command(
 
         typer.echo(report_json.dumps(report))
     else:
-        _show(report)
+        from graphopt.report import table
+
+        console = terminal.output()
+        console.print(table.outputs(report))
+        table.show_verification(report, console)
     if not report.passed:
         raise typer.Exit(3)
-
-
-def _show(report: VerifyReport) -> None:
-    from graphopt.report import table, words
-
-    console = terminal.output()
-
-    def cells(row: Any) -> tuple[str, ...]:
-        return row.name, words.error(row.max_abs), words.error(row.max_rel), f"{row.tolerance}", row.where or ""
-
-    console.print(
-        table.listing(
-            ("output", "worst absolute", "worst relative", "tolerance", "where"),
-            (cells(row) for row in report.outputs),
-            numbers=(1, 2, 3),
-        )
-    )
-    if report.passed:
-        console.print(f"\nthe same function on {report.samples} samples", style="green")
-    else:
-        console.print(f"\nNOT the same function ({report.samples} samples)", style="bold red")

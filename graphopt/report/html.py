@@ -234,18 +234,21 @@ def _verification(report: Report) -> str:
         ", ".join(f"{name} [{','.join(str(size) for size in sizes)}]" for name, sizes in sample.items())
         for sample in verify.shapes
     )
+    reason = f'<p class="bad">{escape(verify.reason)}</p>' if verify.reason else ""
+    skipped = "".join(f'<p class="soft">Not compared: {escape(text)}</p>' for text in verify.skipped)
     return (
         f"<p>{'Passed' if verify.passed else 'Failed'} on {verify.samples} samples. "
-        f"Shapes: <code>{escape(shapes) or '–'}</code></p>"
+        f"Shapes: <code>{escape(shapes) or '–'}</code></p>{reason}{skipped}"
     ) + _table(
-        ("output", "worst absolute", "worst relative", "tolerance", "where"),
+        ("output", "worst absolute", "worst relative", "tolerance", "where", "note"),
         (
             (
                 f"<code>{escape(row.name)}</code>",
                 words.error(row.max_abs),
                 words.error(row.max_rel),
-                escape(f"{row.tolerance:g}" if isinstance(row.tolerance, float) else str(row.tolerance)),
-                escape(str(getattr(row, "where", None) or "")),
+                words.error(row.tolerance),
+                escape(row.where or ""),
+                escape(row.note or ""),
             )
             for row in verify.outputs
         ),

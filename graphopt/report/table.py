@@ -6,12 +6,17 @@ The console is expected to have markup switched off: names of values may hold br
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from graphopt.report import words
 from graphopt.report.schema import AxisRow, MaskRow, Moves, Report, Stats, WarningRow
+
+if TYPE_CHECKING:
+    from graphopt.bench import BenchReport
+    from graphopt.verify import VerifyReport
 
 ROWS = 20
 """How many rows a terminal gets; the HTML and JSON reports hold all."""
@@ -25,7 +30,7 @@ def show(report: Report, console: Console) -> None:
     show_moves("Gathers", report.gathers, console)
     show_warnings(report.warnings, console)
     if report.verify is not None:
-        show_verification(report, console)
+        show_verification(report.verify, console)
 
 
 def sizes(report: Report) -> Table:
@@ -100,16 +105,56 @@ def show_warnings(rows: Sequence[WarningRow], console: Console) -> None:
     _more(len(rows), console)
 
 
-def show_verification(report: Report, console: Console) -> None:
-    """One line: verified or not, and how close."""
-    verify = report.verify
-    if verify is None:
-        return
+def show_verification(verify: VerifyReport, console: Console) -> None:
+    """The same function or not, how close, why not, and which sizes were left out."""
     worst = max((row.max_abs for row in verify.outputs), default=0.0)
-    verdict = "verified" if verify.passed else "NOT the same function"
-    console.print(
-        f"\n{verdict}: {verify.samples} samples in onnxruntime, worst difference {words.error(worst)}",
-        style="green" if verify.passed else "bold red",
+    if verify.passed:
+        console.print(
+            f"\nverified: the same function on {verify.samples} samples in onnxruntime, "
+            f"worst difference {words.error(worst)}",
+            style="green",
+        )
+    else:
+        console.print(f"\nNOT the same function: {verify.reason or 'see above'}", style="bold red")
+    for skipped in verify.skipped:
+        console.print(f"not compared: {skipped}", style="dim")
+
+
+def latencies(report: BenchReport) -> Table:
+    """One row a model: the median, its spread, and the ratio to the first (below 1 is faster)."""
+    return listing(
+        ("model", "median", "10 % are faster than", "10 % are slower than", "runs", "ratio", "paired ratio"),
+        (
+            (
+                row.name,
+                f"{row.median_ms:.3f} ms",
+                f"{row.p10_ms:.3f} ms",
+                f"{row.p90_ms:.3f} ms",
+                words.count(row.runs),
+                f"{row.ratio:.3f}",
+                f"{row.paired_ratio:.3f}",
+            )
+            for row in report.rows
+        ),
+        numbers=range(1, 7),
+    )
+
+
+def outputs(report: VerifyReport) -> Table:
+    """One row an output: how far off it is, how far it may be, and where the worst element is."""
+    return listing(
+        ("output", "worst absolute", "worst relative", "tolerance", "where"),
+        (
+            (
+                row.name,
+                words.error(row.max_abs),
+                words.error(row.max_rel),
+                words.error(row.tolerance),
+                "; ".join(part for part in (row.where, row.note) if part),
+            )
+            for row in report.outputs
+        ),
+        numbers=(1, 2, 3),
     )
 
 

@@ -1,0 +1,200 @@
+"""Counting: parameters, multiply-adds, nodes, bytes, against counts done by hand."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import onnx.parser
+import onnx_ir as ir
+import pytest
+
+from graphopt.facts.stats import macs, stats
+
+
+def model(text: str) -> ir.Model:
+    return ir.from_proto(onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 20, "local" : 1]>\n' + text))
+
+
+def constant(name: str, array: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+
+
+def one(op: str, shapes: list[list[Any] | None], out: list[Any] | None, domain: str = "", **attributes: Any) -> ir.Node:
+    """A node whose inputs and output have these shapes; None is an unknown rank."""
+    inputs = [ir.Value(name=f"i{i}", shape=None if s is None else ir.Shape(s)) for i, s in enumerate(shapes)]
+    node = ir.node(op, inputs, attributes=attributes, domain=domain)
+    node.outputs[0].shape = None if out is None else ir.Shape(out)
+    return node
+
+
+CASES = [
+    # Conv: 5 output pixels x 7 outputs x (3 inputs x 2x2 kernel)
+    ("Conv", [[1, 3, 6, 2], [7, 3, 2, 2]], [1, 7, 5, 1], {}, 5 * 7 * 12),
+    ("Conv", [["N", 3, 6, 2], [7, 3, 2, 2]], ["N", 7, 5, 1], {}, 5 * 7 * 12),
+    ("Conv", [[2, 4, 9], [6, 2, 3]], [2, 6, 7], {"group": 2}, 2 * 6 * 7 * 2 * 3),
+    ("Conv", [[1, 4, 8, 8], [4, 1, 3, 3]], [1, 4, 8, 8], {"group": 4}, 4 * 64 * 9),  # depthwise
+    ("Conv", [[0, 3, 6, 2], [7, 3, 2, 2]], [0, 7, 5, 1], {}, 0),
+    ("Conv", [None, [7, 3, 2, 2]], None, {}, 7 * 12),
+    ("Conv", [[1, 3, 6, 2], None], [1, 7, 5, 1], {}, 0),
+    # ConvTranspose: every one of the 2x5x4x4 inputs is multiplied with 3 outputs x 2x2 kernel
+    ("ConvTranspose", [[2, 5, 4, 4], [5, 3, 2, 2]], [2, 3, 8, 8], {"strides": [2, 2]}, 2 * 5 * 16 * 12),
+    ("ConvTranspose", [[1, 4, 4], [4, 3, 2]], [1, 6, 5], {"group": 2}, 16 * 6),
+    ("Gemm", [[3, 5], [5, 7]], [3, 7], {}, 105),
+    ("Gemm", [[5, 3], [7, 5]], [3, 7], {"transA": 1, "transB": 1}, 105),
+    ("Gemm", [["N", 5], [5, 7]], ["N", 7], {}, 35),
+    ("MatMul", [[3, 5], [5, 7]], [3, 7], {}, 105),
+    ("MatMul", [[2, 1, 3, 5], [11, 5, 7]], [2, 11, 3, 7], {}, 2 * 11 * 105),
+    ("MatMul", [[5], [5]], [], {}, 5),
+    ("MatMul", [[5], [2, 5, 7]], [2, 7], {}, 70),
+    ("MatMul", [[3, 0], [0, 7]], [3, 7], {}, 0),
+    ("MatMul", [["N", "K"], [5, 7]], ["N", 7], {}, 35),
+    ("MatMul", [[3, 5], [5, 7]], None, {}, 105),
+    ("MatMul", [None, None], None, {}, 0),
+    ("QLinearMatMul", [[3, 5], [], [], [5, 7], [], [], [], []], [3, 7], {}, 105),
+    ("ConvInteger", [[1, 3, 6, 2], [7, 3, 2, 2]], [1, 7, 5, 1], {}, 5 * 7 * 12),
+    ("Add", [[3, 5], [3, 5]], [3, 5], {}, 0),
+]
+
+
+@pytest.mark.parametrize(("op", "shapes", "out", "attributes", "expected"), CASES)
+def test_macs(
+    op: str, shapes: list[list[Any] | None], out: list[Any] | None, attributes: dict[str, Any], expected: int
+) -> None:
+    assert macs(one(op, shapes, out, **attributes)) == expected
+
+
+def test_macs_of_another_domain_are_not_guessed() -> None:
+    assert macs(one("MatMul", [[3, 5], [5, 7]], [3, 7], domain="someone.else")) == 0
+    assert macs(one("MatMul", [[3, 5], [5, 7]], [3, 7], domain="ai.onnx")) == 105
+
+
+def test_macs_agree_with_counting_multiplications() -> None:
+    """The formula of Conv against the loops themselves, with stride, padding left out."""
+    outputs, inputs, kernel, pixels = 3, 2, 2, [(y, x) for y in range(0, 4, 2) for x in range(0, 6, 2)]
+    by_loops = sum(1 for _ in pixels for _ in range(outputs) for _ in range(inputs) for _ in range(kernel * kernel))
+    node = one("Conv", [[1, 2, 5, 7], [3, 2, 2, 2]], [1, 3, 2, 3], strides=[2, 2])
+    assert macs(node) == by_loops
+
+
+def test_parameters_count_floats_once() -> None:
+    shared = np.ones((2, 3), np.float32)
+    tensor = ir.tensor(shared, name="t")
+    a = ir.Value(name="a", const_value=tensor)
+    b = ir.Value(name="b", const_value=tensor)
+    same_numbers = constant("c", shared.copy())
+    half = constant("h", np.ones(5, np.float16))
+    ints = constant("i", np.ones(7, np.int64))
+    x = ir.Value(name="x")
+    node = ir.node("Sum", [x, a, b, same_numbers])
+    graph = ir.Graph(
+        [x], node.outputs, nodes=[node], initializers=[a, b, same_numbers, half, ints], opset_imports={"": 20}
+    )
+    counted = stats(ir.Model(graph, ir_version=10))
+    assert counted.parameters == 6 + 6 + 5
+    assert counted.initializer_bytes == 24 + 24 + 10 + 56
+    assert counted.nodes == 1
+
+
+def test_a_constant_node_counts_like_an_initializer() -> None:
+    as_node = model("""
+        g (float[N] x) => (float[N] y) {
+            c = Constant <value: tensor = float[3] {1, 2, 3}> ()
+            i = Constant <value: tensor = int64[1] {1}> ()
+            f = Constant <value_floats = [1.0, 2.0]> ()
+            s = Constant <value_int = 3> ()
+            y = Add (x, c)
+        }""")
+    counted = stats(as_node)
+    assert counted.parameters == 5
+    assert counted.initializer_bytes == 12 + 8 + 8 + 8
+    as_initializer = model("g (float[N] x) => (float[N] y) <float[3] c = {1, 2, 3}> { y = Add (x, c) }")
+    assert stats(as_initializer).parameters == 3
+    assert stats(as_initializer).ops == {"Add": 1}
+
+
+def test_functions_are_counted_at_every_call_and_defined_once() -> None:
+    text = """
+        g (float[2, 3] x, float[3, 3] w) => (float[2, 3] y) {
+            a = local.twice (x, w)
+            y = local.twice (a, w)
+        }
+        <opset_import: ["" : 20], domain: "local">
+        twice (x, w) => (y) {
+            c = Constant <value: tensor = float[5] {1, 2, 3, 4, 5}> ()
+            y = MatMul (x, w)
+        }"""
+    counted = stats(model(text))
+    assert counted.ops == {"Constant": 1, "MatMul": 1, "local.twice": 2}
+    assert counted.nodes == 4
+    assert counted.parameters == 5
+    two = model(text)
+    for function in two.functions.values():
+        for node in function:
+            if node.op_type == "MatMul":
+                node.inputs[0].shape, node.inputs[1].shape = ir.Shape([2, 3]), ir.Shape([3, 3])  # type: ignore[union-attr]
+    assert stats(two).macs == 2 * 2 * 3 * 3
+
+
+def test_branches_are_looked_into() -> None:
+    counted = stats(
+        model("""
+        g (bool c, float[2, 3] x) => (float[2, 5] y) <float[3, 5] w = {1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}> {
+            y = If (c) <
+                then_branch = t () => (float[2, 5] p) { p = MatMul (x, w) },
+                else_branch = e () => (float[2, 5] q) <float[1] k = {1}> { r = MatMul (x, w) q = Add (r, k) }>
+        }""")
+    )
+    assert counted.ops == {"Add": 1, "If": 1, "MatMul": 2}
+    assert counted.parameters == 16
+    assert counted.macs == 2 * 30
+
+
+def test_an_empty_graph() -> None:
+    x = ir.Value(name="x")
+    counted = stats(ir.Model(ir.Graph([x], [x], nodes=[], opset_imports={"": 20}), ir_version=10))
+    assert (counted.parameters, counted.macs, counted.nodes, counted.initializer_bytes, counted.ops) == (0, 0, 0, 0, {})
+
+
+def _chain(blocks: int) -> ir.Model:
+    x = value = ir.Value(name="x", shape=ir.Shape(["N", 4, 8, 8]))
+    nodes, weights = [], []
+    for index in range(blocks):
+        weight = constant(f"w{index}", np.ones((4, 4, 3, 3), np.float32))
+        conv = ir.node("Conv", [value, weight], attributes={"pads": [1, 1, 1, 1]})
+        conv.outputs[0].shape = ir.Shape(["N", 4, 8, 8])
+        relu = ir.node("Relu", conv.outputs)
+        value = relu.outputs[0]
+        nodes += [conv, relu]
+        weights.append(weight)
+    graph = ir.Graph([x], [value], nodes=nodes, initializers=weights, opset_imports={"": 20})
+    return ir.Model(graph, ir_version=10)
+
+
+def test_twenty_thousand_nodes_in_a_moment() -> None:
+    large = _chain(10_000)
+    start = time.perf_counter()
+    counted = stats(large)
+    assert time.perf_counter() - start < 2
+    assert (counted.nodes, counted.parameters) == (20_000, 10_000 * 144)
+    assert counted.macs == 10_000 * 4 * 64 * 36
+
+
+class _Untouchable(ir.LazyTensor):
+    """A tensor that cannot be loaded."""
+
+
+def test_no_data_is_loaded() -> None:
+    def load() -> ir.TensorProtocol:
+        raise AssertionError("the data of a tensor was loaded")
+
+    tensor = _Untouchable(load, dtype=ir.DataType.FLOAT, shape=ir.Shape([1000, 1000, 1000]), name="w")
+    weight = ir.Value(name="w", const_value=tensor, shape=ir.Shape([1000, 1000, 1000]))
+    x = ir.Value(name="x", shape=ir.Shape([1000, 1000, 1]))
+    node = ir.node("MatMul", [weight, x])
+    graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[weight], opset_imports={"": 20})
+    counted = stats(ir.Model(graph, ir_version=10))
+    assert counted.parameters == 10**9
+    assert counted.initializer_bytes == 4 * 10**9
