@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ class ConvNext(nn.Module):
         super().__init__()
         self.stem, self.norm = nn.Conv2d(3, widths[0], 2, 2), nn.BatchNorm2d(widths[0])
         self.stages = nn.ModuleList(nn.Sequential(*(Mixer(width, factor) for _ in range(depth))) for width in widths)
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = itertools.pairwise(widths)
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in pairs)
         self.linear = nn.Linear(widths[-1], 10)
 
@@ -72,7 +74,7 @@ class NarrowConvNext(nn.Module):
 
 
 def twin(model: ConvNext) -> nn.Module:
-    """A stage's stream carries what varies anywhere in it, and the constants that a living 7x7 filter turns into borders."""
+    """A stage's stream carries what varies anywhere in it, and constants that a living 7x7 filter makes borders of."""
     nan = float("nan")
     writer, now = Unit(model.stem, model.norm), Known.all(3)
     made: list[nn.Module] = []

@@ -82,7 +82,7 @@ def matrix(layer: nn.Module) -> Tensor:
 
 
 def padded(layer: nn.Module) -> bool:
-    """True where a constant input does not give a constant output: a zero padding, or the taps of a transposed layer."""
+    """True where a constant input gives no constant output: a zero padding, or the taps of a transposed layer."""
     if isinstance(layer, nn.Conv2d):
         return any(size != 0 for size in layer.padding)
     return isinstance(layer, nn.ConvTranspose2d)
