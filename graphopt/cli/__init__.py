@@ -6,6 +6,8 @@ imports what it needs when it runs.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
 
 
@@ -15,7 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     `arguments` are those after the program's name, `sys.argv` if None. Raises nothing: every error is printed on
     standard error as `error: what / --> where / help: what to do`. 130 after Ctrl-C.
     """
-    from graphopt.cli.app import application
-    from graphopt.cli.failures import guarded
+    try:
+        from graphopt.cli.app import application
+        from graphopt.cli.failures import guarded
 
-    return guarded(application(), arguments)
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that cannot show a character shows a question mark; that is no reason to fail.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return guarded(application(), arguments)
+    except KeyboardInterrupt:  # Ctrl-C while Python is still reading our files
+        return 130

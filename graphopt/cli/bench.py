@@ -30,7 +30,7 @@ def command(
     from graphopt.bench import bench
 
     with terminal.progress() as step:
-        step(f"measuring {len(models)} model{'s' if len(models) > 1 else ''}", 0, 0)
+        step(f"measuring {len(models)} model{'s' if len(models) > 1 else ''}")
         report = bench(*models, provider=provider, threads=threads, shapes=shapes, seconds=seconds, seed=seed)
 
     if json:

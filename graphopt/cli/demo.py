@@ -28,16 +28,15 @@ def command(
         from graphopt.errors import GraphoptError
 
         raise GraphoptError(f"{out} is a file", where="--out", help="name a folder, it is made if it is missing")
-    options.writable(out / "report.html", "--out") if out.is_dir() else options.writable(out, "--out")
+    options.writable(out / "report.html" if out.is_dir() else out, "--out")
 
     from graphopt import demo
 
-    console = terminal.output()
     with terminal.progress() as step:
         story = demo.tell(
             out,
             seed=seed,
-            say=(lambda line: None) if json else (lambda line: console.print(f"✓ {line}")),
+            say=(lambda line: None) if json else (lambda line: step.note(f"✓ {line}")),
             progress=step,
         )
     if json:

@@ -22,7 +22,7 @@ def command(
     from graphopt import pipeline
 
     with terminal.progress() as step:
-        step(f"reading {model.name}", 0, 0)
+        step(f"reading {model.name}")
         explanation = pipeline.explain(model, name)
 
     if json:

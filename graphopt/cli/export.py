@@ -63,10 +63,10 @@ def command(
 
     chosen: Any = exporter
     with terminal.progress() as step:
-        step(f"exporting {factory}", 0, 0)
+        step(f"exporting {factory}")
         model = export_target(
             factory, input_ or (), dynamic or (), exporter=chosen, opset=opset, verify=not no_verify, seed=seed
         )
-        step(f"writing {output.name}", 0, 0)
+        step(f"writing {output.name}")
         model_io.save(model, output)
     typer.echo(f"wrote {output}\nnext: graphopt inspect {output}")

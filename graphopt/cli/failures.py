@@ -23,16 +23,23 @@ def guarded(app: typer.Typer, arguments: Sequence[str] | None) -> int:
             args=list(arguments) if arguments is not None else None, prog_name="graphopt", standalone_mode=False
         )
         sys.stdout.flush()
+        if status == INTERRUPTED:  # typer has made a status of the exception
+            _print("interrupted")
         return status if isinstance(status, int) else 0
     except GraphoptError as error:
+        _trace()
         _print(_message(error.what, error.where, error.help))
         return error.exit_status
     except KeyboardInterrupt:
-        _print("interrupted; nothing was written")
+        _print("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (`| head`). Python would complain once more while it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        _trace()
+        _print(_message(error.strerror or str(error), error.filename, "check permissions and free space"))
         return 1
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
@@ -43,10 +50,14 @@ def guarded(app: typer.Typer, arguments: Sequence[str] | None) -> int:
         if _is_usage_error(error):
             _print(_usage_message(error))
             return 2
-        if os.environ.get("GRAPHOPT_DEBUG") == "1":
-            traceback.print_exc()
+        _trace()
         _print(_internal_message(error))
         return 1
+
+
+def _trace() -> None:
+    if os.environ.get("GRAPHOPT_DEBUG") == "1":
+        traceback.print_exc()
 
 
 def _print(message: str) -> None:

@@ -21,7 +21,7 @@ def command(
     from graphopt import pipeline
 
     with terminal.progress() as step:
-        step(f"reading {model.name}", 0, 0)
+        step(f"reading {model.name}")
         inspection = pipeline.inspect(model, assume_finite=not no_assume_finite)
 
     if json:

@@ -116,7 +116,7 @@ def command(
             keep_failed=keep_failed,
             progress=step,
         )
-        step(f"writing {output.name}", 0, 0)
+        step(f"writing {output.name}")
         result.save(output, external=True if save_external else None)
 
     if report is not None:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-Progress = Callable[[str, int, int], None]
-"""What is being done, how many steps are done, how many there are (0: not known)."""
+Step = Callable[[str, int, int], None]
 
 _WIDTH_OF_A_FILE = 120
 
@@ -42,28 +41,46 @@ def _console(stream: TextIO) -> Console:
     )
 
 
+class Reporter:
+    """What is under way, and what has been done. Without a bar, `Reporter()` keeps silent about the former."""
+
+    def __init__(self, step: Step | None = None, console: Console | None = None) -> None:
+        self._step = step
+        self._console = console
+
+    def __call__(self, label: str, done: int = 0, total: int = 0) -> None:
+        """`label` is under way: `done` steps of `total` (0: not known)."""
+        if self._step is not None:
+            self._step(label, done, total)
+
+    def note(self, line: str) -> None:
+        """A line that stays: above the bar where there is one, else on standard output."""
+        (self._console or output()).print(line)
+
+
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress() -> Iterator[Reporter]:
     """A progress bar that vanishes when the work is done; nothing at all where standard error is not a terminal."""
     if not sys.stderr.isatty():
-        yield lambda label, done, total: None
+        yield Reporter()
         return
 
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    with Bar(
+    console = diagnostics()
+    with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        console=diagnostics(),
+        console=console,
         transient=True,
+        redirect_stdout=False,  # what a command prints as its result must not end up on standard error
     ) as bar:
         task = bar.add_task("starting", total=None)
 
         def step(label: str, done: int, total: int) -> None:
             bar.update(task, description=label, completed=done, total=total if total > 0 else None)
 
-        yield step
+        yield Reporter(step, console)

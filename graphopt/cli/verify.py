@@ -29,7 +29,7 @@ def command(
     from graphopt.verify import verify
 
     with terminal.progress() as step:
-        step(f"comparing {a.name} and {b.name}", 0, 0)
+        step(f"comparing {a.name} and {b.name}")
         report = verify(a, b, data=data, samples=samples, shapes=shapes, rtol=rtol, atol=atol, seed=seed)
 
     if json:
