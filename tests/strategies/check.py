@@ -1,0 +1,175 @@
+"""Is the optimized model the same function, no larger, and finished? The oracle is onnxruntime, not optimizing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from graphopt import model as models
+from graphopt.facts.stats import stats
+from tests.strategies.graphs import Graph, feeds
+
+if TYPE_CHECKING:
+    from graphopt.pipeline import Result
+
+TOLERANCE = 3e-5
+"""Of the largest entry of an output. Twice what onnxruntime's own optimizations change in these models."""
+FLOOR = 1e-2
+"""Outputs smaller than this are compared as if they were as large."""
+
+
+class DifferentError(AssertionError):
+    """The optimized model broke a promise; `cause` says which, in words that similar failures share."""
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(f"{cause}: {detail}")
+        self.cause = cause
+
+
+class NotUsableError(Exception):
+    """The original model itself does not run or is not finite: nothing can be said."""
+
+
+def session(model: onnx.ModelProto | bytes) -> ort.InferenceSession:
+    """A session without optimizations, on one thread, that only speaks up when it fails."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+@dataclass
+class Expected:
+    """What the original computes, per batch size."""
+
+    names: list[str]
+    runs: list[tuple[int, dict[str, np.ndarray], list[np.ndarray]]]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, batches: Sequence[int], *, finite: bool = True) -> Expected:
+        """Runs the original; a batch of 0 that it refuses is left away. Raises NotUsableError."""
+        try:
+            original = session(model)
+        except Exception as error:
+            raise NotUsableError(f"not accepted: {error}") from error
+        runs = []
+        for batch in batches:
+            values = feeds(model, batch)
+            try:
+                outputs = [np.asarray(o) for o in original.run(None, values)]
+            except Exception as error:
+                if batch == 0:
+                    continue
+                raise NotUsableError(f"does not run: {error}") from error
+            if finite and not all(np.isfinite(o).all() for o in outputs if o.dtype.kind == "f"):
+                raise NotUsableError("not finite")
+            runs.append((batch, values, outputs))
+        return cls([o.name for o in model.graph.output], runs)
+
+    def compare(self, data: bytes, what: str) -> None:
+        """Raises DifferentError unless the model computes the same."""
+        try:
+            candidate = session(data)
+        except Exception as error:
+            raise DifferentError(f"{what}: not accepted by onnxruntime", str(error)) from error
+        if [o.name for o in candidate.get_outputs()] != self.names:
+            raise DifferentError(
+                f"{what}: other outputs", f"{[o.name for o in candidate.get_outputs()]} for {self.names}"
+            )
+        for batch, values, outputs in self.runs:
+            try:
+                got = candidate.run(None, values)
+            except Exception as error:
+                raise DifferentError(f"{what}: does not run", f"batch {batch}: {error}") from error
+            for name, a, b in zip(self.names, outputs, got, strict=True):
+                _same(f"{what}: ", f"batch {batch}, output {name}", a, np.asarray(b))
+
+
+def _same(what: str, where: str, a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        raise DifferentError(f"{what}another shape or type", f"{where}: {b.dtype}{b.shape} for {a.dtype}{a.shape}")
+    if not a.size:
+        return
+    if a.dtype.kind != "f":
+        if not np.array_equal(a, b):
+            raise DifferentError(f"{what}other integers", f"{where}: {b} for {a}")
+        return
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        raise DifferentError(f"{what}NaN or infinity", where)
+    error = np.abs(a - b, where=finite, out=np.zeros_like(a))
+    allowed = TOLERANCE * max(float(np.abs(a[finite]).max(initial=0)), FLOOR)
+    if float(error.max()) > allowed:
+        at = tuple(int(i) for i in np.unravel_index(int(error.argmax()), a.shape))
+        raise DifferentError(
+            f"{what}other values",
+            f"{where}: {b[at]!r} for {a[at]!r} at {at}, {int((error > allowed).sum())} of {a.size} are wrong",
+        )
+
+
+def optimized(model: onnx.ModelProto, what: str, **options: Any) -> Result:
+    """Runs the pipeline without its own verification; an exception is a difference too."""
+    from graphopt import pipeline
+
+    try:
+        return pipeline.optimize(model, verify=False, **options)
+    except Exception as error:
+        kind = f"{type(error).__name__} {_place(error)}"
+        raise DifferentError(f"{what}: {kind}", str(error)) from error
+
+
+def _place(error: BaseException) -> str:
+    """File and function of graphopt where the error came up."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if "graphopt" in code.co_filename or "/passes/" in code.co_filename:
+            place = f"in {code.co_filename.rsplit('/', 1)[-1]}:{code.co_name}"
+        trace = trace.tb_next
+    return place
+
+
+def whole(graph: Graph, *, plan: str = "smallest", assume_finite: bool = True, again: bool = True) -> None:
+    """The default pipeline: same function, no larger, and a second run changes nothing.
+
+    Raises DifferentError, NotUsableError.
+    """
+    expected = Expected.of(graph.model, graph.batches())
+    before_bytes = graph.model.SerializeToString()
+    what = "optimize"
+    result = optimized(graph.model, what, plan=plan, assume_finite=assume_finite)
+    if graph.model.SerializeToString() != before_bytes:
+        raise DifferentError(f"{what}: the input model was changed", "")
+    expected.compare(models.serialize(result.model), what)
+    before, after = stats(models.load(graph.model)), stats(result.model)
+    if after.parameters > before.parameters:
+        raise DifferentError(f"{what}: more parameters", f"{before.parameters} -> {after.parameters}")
+    if after.macs > before.macs:
+        raise DifferentError(f"{what}: more multiply-adds", f"{before.macs} -> {after.macs}")
+    if again:
+        second = optimized(result.model, "second optimize", plan=plan, assume_finite=assume_finite)
+        last = stats(second.model)
+        if last.parameters != after.parameters or dict(last.ops) != dict(after.ops):
+            changed = {
+                op: (after.ops.get(op, 0), last.ops.get(op, 0))
+                for op in {*after.ops, *last.ops}
+                if after.ops.get(op, 0) != last.ops.get(op, 0)
+            }
+            raise DifferentError(
+                "second optimize: not finished", f"parameters {after.parameters} -> {last.parameters}, {changed}"
+            )
+
+
+def one_pass(graph: Graph, name: str) -> None:
+    """A pass alone leaves a valid model that computes the same. Raises DifferentError, NotUsableError."""
+    expected = Expected.of(graph.model, graph.batches())
+    result = optimized(graph.model, f"-p {name}", passes=name)
+    expected.compare(models.serialize(result.model), f"-p {name}")
