@@ -171,7 +171,7 @@ FULL = {
             97,
             transformer.zeros_only,
         ),
-        Net("mlp", lambda: _mlp((784, 1024, 1024, 512, 10), 8), plain.twin_mlp, (784,), wide=True),
+        Net("mlp", lambda: _mlp((784, 1024, 1024, 512, 10), 8), plain.twin_mlp, (784,)),
     )
 }
 

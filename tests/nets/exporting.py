@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 
+import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -32,13 +34,33 @@ def masked_model(net: Net, form: str) -> ir.Model:
         )
 
 
-def twin_model(net: Net, **options: bool) -> ir.Model:
-    """The hand-narrowed twin, exported by torch alone with all of its own optimizations."""
-    return plainly_exported(net.twin(net.masked(), **options), net.inputs(2))
+def twin_model(net: Net, *, traced: bool = False, **options: bool) -> ir.Model:
+    """The hand-narrowed twin, exported by torch alone with all of its own optimizations.
+
+    Args:
+        net: a net of the catalogue.
+        traced: use the tracing exporter.
+        options: for the net's ``twin``.
+    """
+    return plainly_exported(net.twin(net.masked(), **options), net.inputs(2), traced=traced)
 
 
-def plainly_exported(module: nn.Module, inputs: torch.Tensor) -> ir.Model:
+def plainly_exported(module: nn.Module, inputs: torch.Tensor, *, traced: bool = False) -> ir.Model:
     """What a user without graphopt exports, batch dynamic."""
+    if traced:
+        file = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                (inputs,),
+                file,
+                dynamo=False,
+                input_names=["x"],
+                output_names=["y"],
+                dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},
+            )
+        return ir.serde.deserialize_model(onnx.load_from_string(file.getvalue()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
