@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from graphopt.cli import options, terminal
+from graphopt.errors import ModelError
 
 EXAMPLE = "Example: `graphopt bench pruned.onnx small.onnx --shape images=1,3,224,224`"
 
@@ -31,7 +33,10 @@ def command(
 
     with terminal.progress() as step:
         step(f"measuring {len(models)} model{'s' if len(models) > 1 else ''}")
-        report = bench(*models, provider=provider, threads=threads, shapes=shapes, seconds=seconds, seed=seed)
+        try:
+            report = bench(*models, provider=provider, threads=threads, shapes=shapes, seconds=seconds, seed=seed)
+        except ModelError as refusal:
+            raise _named(refusal, models, provider) from refusal
 
     if json:
         from graphopt.report import json as report_json
@@ -41,3 +46,16 @@ def command(
     from graphopt.report import table
 
     terminal.output().print(table.latencies(report))
+
+
+def _named(refusal: ModelError, models: Sequence[Path], provider: str) -> ModelError:
+    """The refusal with the file that caused it: onnxruntime does not say which of several models it refused."""
+    from graphopt import runtime
+
+    if refusal.where is None:
+        for path in models:
+            try:
+                runtime.session(path, provider=provider)
+            except ModelError as found:
+                return ModelError(found.what, found.where or str(path), found.help)
+    return refusal

@@ -20,7 +20,7 @@ class Digits:
 
 
 def load() -> Digits:
-    """Every fifth image is a test image: 1437 to train on, 360 to test on, always the same ones.
+    """Every fifth image is a test image: 1438 to train on, 359 to test on, always the same ones.
 
     Raises DependencyError when scikit-learn is not installed.
     """
