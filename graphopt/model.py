@@ -25,7 +25,7 @@ import onnx_ir as ir
 from graphopt import model_files, model_proto
 from graphopt.errors import ModelError, UsageError
 from graphopt.model_check import UnsortedError, check, source_line
-from graphopt.model_shapes import check_proto_shapes, check_shapes, infer_shapes
+from graphopt.model_shapes import check_proto_shapes, infer_shapes
 
 __all__ = [
     "check",
@@ -76,7 +76,7 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model, *, clone: 
                     _place(place),
                     "load the model by its path, or call onnx.load_external_data_for_model first",
                 )
-        return _finished(model, "the given ModelProto")
+        return model
     if isinstance(source, str | os.PathLike):
         return _from_path(Path(source))
     raise UsageError(
@@ -96,7 +96,7 @@ def _from_path(path: Path) -> ir.Model:
     for place, tensor in list(model_proto.tensors(model)):
         if isinstance(tensor, ir.ExternalTensor):
             model_proto.place_tensor(place, folder.tensor(tensor, f"{_place(place)} of {where}"))
-    return _finished(model, where)
+    return model
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -112,8 +112,25 @@ def _read(path: Path) -> onnx.ModelProto:
 
 def _from_proto(proto: onnx.ModelProto, where: str) -> ir.Model:
     model = model_proto.to_ir(proto, where)
+    with _at(where):
+        try:
+            check(model)
+        except UnsortedError as unsorted:
+            _sort(model, unsorted)
+            check(model)
+            proto = model_proto.to_proto(model)
+    # Of an `ir.Model` that is handed over, the shapes are judged by `infer_shapes`.
     check_proto_shapes(proto, where)
     return model
+
+
+def _sort(model: ir.Model, unsorted: UnsortedError) -> None:
+    try:
+        model.graph.sort()
+        for function in model.functions.values():
+            function.sort()
+    except ValueError:
+        raise ModelError("the graph has a cycle", unsorted.where, "an ONNX graph must not have one") from None
 
 
 def _require_file(path: Path) -> None:
@@ -133,23 +150,19 @@ def _require_file(path: Path) -> None:
 
 
 def _from_ir(source: ir.Model, copied: bool) -> ir.Model:
-    check_sorted = source
     try:
         check(source)
     except UnsortedError:
         if not copied:
             raise
-        check_sorted = None
+        # onnx_ir copies only what is sorted, and the caller's model must stay as it is: through protobuf.
+        return _from_proto(onnx.ModelProto.FromString(serialize(source)), "the model")
     if not copied:
         return source
-    if check_sorted is None:
-        # onnx_ir copies only what is sorted, and the caller's model must stay as it is: through protobuf.
-        return load(model_proto.to_proto(source))
     model = clone(source)
     for place, tensor in list(model_proto.tensors(model)):
         if isinstance(tensor, ir.ExternalTensor):
             model_proto.place_tensor(place, _adopted(tensor, _place(place)))
-    check_shapes(model)
     return model
 
 
@@ -160,21 +173,6 @@ def _adopted(tensor: ir.ExternalTensor, where: str) -> ir.TensorProtocol:
     except OSError as error:
         raise ModelError(f"cannot read the external data file {tensor.path!r}: {error.strerror}", where) from error
     return model_files.mapped(file, tensor, where)
-
-
-def _finished(model: ir.Model, where: str) -> ir.Model:
-    with _at(where):
-        try:
-            check(model)
-        except UnsortedError as unsorted:
-            try:
-                model.graph.sort()
-                for function in model.functions.values():
-                    function.sort()
-            except ValueError:
-                raise ModelError("the graph has a cycle", unsorted.where, "an ONNX graph must not have one") from None
-            check(model)
-    return model
 
 
 @contextlib.contextmanager
@@ -222,7 +220,7 @@ def serialize(model: ir.Model) -> bytes:
     changes: dict[Any, ir.TensorProtocol] = {}
     size = 0
     for place, tensor in model_proto.tensors(model):
-        size += _nbytes(tensor)
+        size += model_proto.tensor_bytes(tensor)
         if isinstance(tensor, ir.ExternalTensor):
             changes[place] = _adopted(tensor, _place(place))
     if size > model_proto.PROTOBUF_LIMIT:
@@ -233,11 +231,13 @@ def serialize(model: ir.Model) -> bytes:
 
 
 def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None = None) -> None:
-    """Write a model. The files appear complete or not at all; an older file is replaced only when the new one is on disk.
+    """Write a model: complete or not at all. An older file is replaced only when the new one is on disk.
 
-    With external data, tensors of 1 KiB and more go one by one, 64-byte aligned, to ``<path>.data`` beside the model: the
-    memory needed does not depend on the size of the model. Saving over the file that the model was loaded from is
-    fine. When `path` is a symbolic link, the link is replaced, not the file that it leads to.
+    With external data, tensors of 1 KiB and more go one by one, 64-byte aligned, to ``<path>.data`` beside the model:
+    the memory needed does not depend on the size of the model. Saving over the file that the model was loaded from is
+    fine. (An `ir.ExternalTensor` of a replaced data file, which only a model of the caller's own making can hold, is
+    exchanged for a mapped tensor in this model and invalidated elsewhere.) When `path` is a symbolic link, the link is
+    replaced, not the file that it leads to.
 
     Args:
         model: The model; the same after the call as before.
@@ -249,18 +249,22 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None
     """
     target = Path(path)
     _require_writable(target)
-    total = sum(_nbytes(tensor) for _, tensor in model_proto.tensors(model))
+    total = sum(model_proto.tensor_bytes(tensor) for _, tensor in model_proto.tensors(model))
+    stale: list[tuple[Any, ir.ExternalTensor, ir.TensorProtocol]] = []
     if external is None:
         external = total > EXTERNAL_ABOVE
     try:
         with model_files.Replacement() as files:
             if external:
-                _write_external(model, target, files)
+                stale = _write_external(model, target, files)
             else:
                 data = serialize(model)
                 with files.open(target) as file:
                     file.write(data)
             files.commit()
+        for place, old, mapped in stale:
+            model_proto.place_tensor(place, mapped)
+            old.invalidate()
     except OSError as error:
         raise ModelError(
             f"cannot write the model: {error.strerror or error}",
@@ -269,13 +273,21 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None
         ) from error
 
 
-def _write_external(model: ir.Model, target: Path, files: model_files.Replacement) -> None:
+def _write_external(
+    model: ir.Model, target: Path, files: model_files.Replacement
+) -> list[tuple[Any, ir.ExternalTensor, ir.TensorProtocol]]:
+    """Write both files; which tensors of onnx_ir read from the data file that is going to be replaced."""
     data_target = target.with_name(target.name + ".data")
     places: dict[int, list[model_proto.Place]] = {}
     outside: list[ir.TensorProtocol] = []
     inside: dict[Any, ir.TensorProtocol] = {}
+    stale: list[tuple[Any, ir.ExternalTensor, ir.TensorProtocol]] = []
     for place, tensor in model_proto.tensors(model):
-        adopted = _adopted(tensor, _place(place)) if isinstance(tensor, ir.ExternalTensor) else tensor
+        adopted = tensor
+        if isinstance(tensor, ir.ExternalTensor):
+            adopted = _adopted(tensor, _place(place))
+            if os.path.realpath(tensor.path) == os.path.realpath(data_target):
+                stale.append((place, tensor, adopted))
         if tensor.dtype == ir.DataType.STRING or tensor.nbytes < EXTERNAL_TENSOR:
             if adopted is not tensor:
                 inside[place] = adopted
@@ -296,10 +308,23 @@ def _write_external(model: ir.Model, target: Path, files: model_files.Replacemen
             model_files.write_tensors(file, outside, offsets)
     with files.open(target) as file:
         file.write(data)
+    return stale
 
 
 def _require_writable(target: Path) -> None:
     where = str(target)
+    try:
+        os.lstat(target)
+    except FileNotFoundError:
+        pass
+    except NotADirectoryError:
+        raise ModelError(f"there is no folder {str(target.parent)!r} to write to", where, "that is a file") from None
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a name that is too long, a null character, a folder that may not be entered
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"cannot write the model: {reason}", where, "choose another place") from error
     if target.is_dir():
         raise ModelError("cannot write a model over a folder", where, "give a file name, such as model.onnx")
     if target.exists() and not target.is_file():
@@ -308,12 +333,6 @@ def _require_writable(target: Path) -> None:
         raise ModelError(f"there is no folder {str(target.parent)!r} to write to", where, "create it first")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise ModelError(f"the folder {str(target.parent)!r} cannot be written", where, "choose another place")
-
-
-def _nbytes(tensor: ir.TensorProtocol) -> int:
-    if tensor.dtype == ir.DataType.STRING:
-        return sum(len(text) + 8 for text in tensor.numpy().flat)
-    return tensor.nbytes
 
 
 def file_info(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def node_place(node: ir.Node) -> str:
 
 
 def source_line(node: ir.Node) -> str | None:
-    """The innermost source line that torch's exporter recorded for a node, like ``File "net.py", line 12, in forward``."""
+    """The innermost line that torch's exporter recorded for a node, like ``File "net.py", line 12, in forward``."""
     lines = [line.strip() for line in node.metadata_props.get(STACK_TRACE, "").splitlines()]
     files = [line for line in lines if line.startswith("File ")]
     return files[-1] if files else None
@@ -168,16 +168,21 @@ class _Scope:
         where = f"initializer {value.name!r}" + (f" in {self.place}" if self.place else "")
         if tensor is None:
             raise ModelError("an initializer has no data", where)
-        if value.dtype is not None and value.dtype != tensor.dtype:
+        if isinstance(tensor, ir.serde.TensorProtoTensor):
+            # Its `shape` and `dtype` build new objects each time; this walk must stay fast.
+            actual, kind = tuple(tensor.raw.dims), tensor.raw.data_type
+        else:
+            actual, kind = tensor.shape.dims, tensor.dtype
+        if value.dtype is not None and value.dtype != kind:
             raise ModelError(f"an initializer of type {tensor.dtype} is declared {value.dtype}", where)
-        # The same object is the common case and tells nothing new; Shape's own comparison is slow.
-        if value.shape is None or value.shape is tensor.shape:
+        if value.shape is None:
             return
-        declared, actual = value.shape.dims, tensor.shape.dims
-        same = len(declared) == len(actual) and all(
-            not isinstance(size, int) or size == real for size, real in zip(declared, actual, strict=True)
-        )
-        if not same:
+        declared = value.shape.dims
+        if declared == actual:
+            return
+        if len(declared) != len(actual) or any(
+            isinstance(size, int) and size != real for size, real in zip(declared, actual, strict=True)
+        ):
             raise ModelError(f"an initializer of shape {tensor.shape} is declared {value.shape}", where)
 
     def _check_node(self, node: ir.Node) -> None:
@@ -191,7 +196,7 @@ class _Scope:
         for value in node.inputs:
             if value is not None and value not in self.defined:
                 self._check_outer(value, node)
-        for attribute in node.attributes.values():
+        for attribute in node.attributes.data.values():  # UserDict's own dictionary: four times faster
             if attribute.type in _GRAPHS and not attribute.is_ref():
                 for graph in _subgraphs(node):
                     _Scope(graph, self.opsets, f"subgraph of {self._where(node)}", self).check()
@@ -207,7 +212,7 @@ class _Scope:
             if value in scope.defined:
                 if hidden:
                     raise ModelError(
-                        f"the input {value.name!r} comes from a graph further out, but a nearer value has the same name",
+                        f"the input {value.name!r} comes from an outer graph, but a nearer value has the same name",
                         self._where(node),
                         "rename one of the two",
                     )

@@ -1,4 +1,4 @@
-"""Files on disk: external data that is mapped and never read whole, and a replacement that happens wholly or not at all.
+"""Files on disk: external data that is mapped, never read whole; replacement that happens wholly or not at all.
 
 Part of the family ``graphopt/model*.py``; use it through `graphopt.model`.
 
@@ -66,7 +66,7 @@ class DataFile:
 
 
 class MappedTensor(ir.Tensor):
-    """A tensor that lies in a `DataFile`: it costs no memory until its elements are touched, and `release` undoes that."""
+    """A tensor that lies in a `DataFile`: no memory until its elements are touched, and `release` undoes that."""
 
     __slots__ = ("file", "offset")
 
@@ -98,7 +98,8 @@ class MappedTensor(ir.Tensor):
         self.file.release(self.offset, self.nbytes)
 
     def __repr__(self) -> str:
-        return f"{self._repr_base()}(file={os.path.basename(self.file.path)!r}, offset={self.offset}, name={self.name!r})"
+        file = os.path.basename(self.file.path)
+        return f"{self._repr_base()}(file={file!r}, offset={self.offset}, name={self.name!r})"
 
 
 class DataFolder:
@@ -271,7 +272,7 @@ class Replacement:
     @contextlib.contextmanager
     def open(self, target: Path) -> Iterator[BinaryIO]:
         """A new file that will become `target`; on disk (fsync) when the block ends."""
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+        temporary = target.with_name(f".{secrets.token_hex(8)}.graphopt.tmp")
         # Known before it exists, so that no interruption can come between.
         self._temporary[target] = temporary
         with open(temporary, "xb") as file:
@@ -287,14 +288,17 @@ class Replacement:
             try:
                 for target in targets[:-1]:
                     if os.path.lexists(target):
-                        backup = target.with_name(f".{target.name}.{secrets.token_hex(6)}.old")
-                        os.rename(target, backup)
+                        backup = target.with_name(f".{secrets.token_hex(8)}.graphopt.old")
                         backups[target] = backup
+                        try:  # a second name for the old file, so that the target never is without one
+                            os.link(target, backup, follow_symlinks=False)
+                        except (OSError, NotImplementedError):
+                            os.rename(target, backup)
                     os.replace(self._temporary[target], target)
                 os.replace(self._temporary[targets[-1]], targets[-1])
             except BaseException:
                 for target in targets[:-1]:
-                    if target in backups:
+                    if target in backups and os.path.lexists(backups[target]):
                         os.replace(backups[target], target)
                     elif not self._temporary[target].exists():
                         target.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ _Result = TypeVar("_Result")
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """Build many objects without the garbage collector looking through them again and again (a factor of two to three)."""
+    """Build many objects without the garbage collector looking through them again and again (twice as fast)."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -84,7 +84,7 @@ def accepted(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 def to_ir(proto: onnx.ModelProto, where: str) -> ir.Model:
     """`proto` as a model of onnx_ir. May edit `proto`, and shares its tensors.
 
-    Sparse constants become dense ones. Training information is not part of the function and is left out, with a warning.
+    Sparse constants become dense. Training information is not part of the function and is left out, with a warning.
 
     Raises:
         ModelError: The model holds something that cannot be carried, or is malformed.
@@ -257,7 +257,7 @@ def _dense(sparse: onnx.SparseTensorProto, where: str) -> onnx.TensorProto:
         values = numpy_helper.to_array(sparse.values)
         indices = numpy_helper.to_array(sparse.indices)
         dense = np.zeros(size, dtype=values.dtype)
-        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
+        flat: Any = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
         if len(flat) and (flat.min() < 0 or flat.max() >= size):
             raise IndexError("an index is outside of the shape")
         dense[flat] = values
@@ -273,9 +273,18 @@ def without_weights(model: ir.Model, keep_bytes: int) -> Mapping[Any, Any]:
     """Stand-ins for the tensors of `model` above `keep_bytes`: type and shape, no data. For `replaced`."""
     stand_ins: dict[Any, Any] = {}
     for place, tensor in tensors(model):
-        if tensor.nbytes > keep_bytes and tensor.dtype != ir.DataType.STRING:
+        if tensor_bytes(tensor) > keep_bytes and tensor.dtype != ir.DataType.STRING:
             stand_ins[place] = stand_in(tensor, "-", 0)
     return stand_ins
+
+
+def tensor_bytes(tensor: ir.TensorProtocol) -> int:
+    """About how many bytes of protobuf a tensor takes."""
+    if isinstance(tensor, ir.serde.TensorProtoTensor):
+        return tensor.raw.ByteSize()  # much faster than the product of its shape
+    if tensor.dtype == ir.DataType.STRING:
+        return sum(len(text) + 8 for text in tensor.numpy().flat)
+    return tensor.nbytes
 
 
 def stand_in(tensor: ir.TensorProtocol, location: str, offset: int) -> ir.ExternalTensor:
@@ -285,7 +294,7 @@ def stand_in(tensor: ir.TensorProtocol, location: str, offset: int) -> ir.Extern
         offset,
         tensor.nbytes,
         tensor.dtype,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         name=tensor.name or "",
         doc_string=tensor.doc_string,
         metadata_props=dict(tensor.metadata_props),
@@ -305,7 +314,7 @@ def tensors(model: ir.Model) -> Iterator[tuple[Place, ir.TensorProtocol]]:
             if value.const_value is not None:
                 yield value, value.const_value
         for node in graph:
-            for name, attribute in node.attributes.items():
+            for name, attribute in node.attributes.data.items():  # UserDict's own dictionary: four times faster
                 if attribute.is_ref():
                     continue
                 if attribute.type == ir.AttributeType.TENSOR:
