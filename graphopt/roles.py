@@ -77,6 +77,8 @@ _KINDS: dict[tuple[str, int], str] = {
     ("BatchNormalization", 4): "positive",
     ("QuantizeLinear", 1): "positive",
     ("DequantizeLinear", 1): "positive",
+    ("Div", 1): "positive",  # integers divided by zero are an error
+    ("Mod", 1): "positive",
     ("Sqrt", 0): "positive",
     ("Log", 0): "positive",
     ("Where", 0): "mask",

@@ -146,6 +146,11 @@ class Bound:
             ModelError: An input cannot be bound.
         """
         self._session = session
+        self._feeds = None
+        kinds = [value.type for value in (*session.get_inputs(), *session.get_outputs())]
+        if any(kind == "tensor(string)" or not kind.startswith("tensor(") for kind in kinds):
+            self._feeds = dict(feeds)  # what onnxruntime cannot bind is handed over at each run
+            return
         self._binding = session.io_binding()
         self._options = onnxruntime.RunOptions()
         self._options.log_severity_level = _QUIET
@@ -153,12 +158,8 @@ class Bound:
         self._values = {}
         try:
             for name, array in feeds.items():
-                array = np.asarray(array)
-                if array.dtype.kind in "OUS":
-                    self._binding.bind_cpu_input(name, array)
-                    continue
                 # Kept: the binding reads the caller's memory and must not outlive it.
-                self._values[name] = _to_ort(array, declared.get(name, ""), provider)
+                self._values[name] = _to_ort(np.asarray(array), declared.get(name, ""), provider)
                 self._binding.bind_ortvalue_input(name, self._values[name])
             for output in session.get_outputs():
                 self._binding.bind_output(output.name, provider)
@@ -171,6 +172,9 @@ class Bound:
         Raises:
             ModelError: The run fails.
         """
+        if self._feeds is not None:
+            run(self._session, self._feeds)
+            return
         try:
             self._session.run_with_iobinding(self._binding, self._options)
             self._binding.synchronize_outputs()

@@ -109,7 +109,7 @@ class Inputs:
         """
         graph = model.graph
         self._values = [v for v in graph.inputs if v.name not in graph.initializers]
-        self._roles = {v.name: roles.role(model, v) for v in self._values}
+        self._roles = {str(v.name): roles.role(model, v) for v in self._values}
         self._dims: dict[str, list[_Dim] | None] = {
             str(v.name): None if v.shape is None else [_dim(d, axis) for axis, d in enumerate(v.shape)]
             for v in self._values
@@ -161,7 +161,9 @@ class Inputs:
                     kind = kinds[symbol]
                     rank = order[kind] if distinct else 0
                     order[kind] += 1
-                    sizes[symbol] = {"batch": batch, "sequence": sequence + rank, "spatial": spatial + 8 * rank}[kind]
+                    sizes[symbol] = {"batch": batch + rank, "sequence": sequence + rank, "spatial": spatial + 8 * rank}[
+                        kind
+                    ]
                 self._relate(sizes)
                 if sizes not in emitted:
                     emitted.append(sizes)
@@ -192,22 +194,26 @@ class Inputs:
             if variants:
                 yield variants
 
-    def draw(self, sizes: Sizes, *, seed: int | Sequence[int] = 0) -> Feeds:
+    def draw(self, sizes: Sizes, *, seed: int | Sequence[int] = 0, positive: bool = False) -> Feeds:
         """Draw one set of inputs.
 
         Args:
             sizes: A size for every symbol.
             seed: The same seed draws the same inputs.
+            positive: Draw positive floats only.
 
         Raises:
             ModelError: An input has no known shape or type, or is a sequence or optional.
         """
         rng = np.random.default_rng(seed)
         shapes = self.shapes(sizes)
-        return {
-            str(value.name): _values(value, self._roles[value.name], tuple(shapes[str(value.name)]), sizes, rng)
-            for value in self._values
-        }
+        feeds: Feeds = {}
+        for value in self._values:
+            name = str(value.name)
+            feeds[name] = _values(value, self._roles[name], tuple(shapes[name]), sizes, rng)
+            if positive and value.dtype is not None and value.dtype.is_floating_point():
+                feeds[name] = (0.1 + np.abs(feeds[name].astype(np.float64))).astype(feeds[name].dtype)
+        return feeds
 
     def shapes(self, sizes: Sizes) -> dict[str, list[int]]:
         """The shape of every input at these sizes.
@@ -322,7 +328,8 @@ class Inputs:
                 if symbol in dim.symbols:
                     image = len(dims) >= 4 and value.dtype is not None and value.dtype != ir.DataType.BOOL
                     kinds.add("batch" if axis == 0 else "spatial" if axis >= 2 and image else "sequence")
-        return next(kind for kind in ("batch", "spatial", "sequence") if kind in kinds)
+        # First axis of one input and another axis of another: not what makes a batch.
+        return next(kind for kind in ("spatial", "sequence", "batch") if kind in kinds)
 
     def _relate(self, sizes: Sizes) -> None:
         """``total_length`` is ``past_length`` + ``length`` in every decoder with a cache."""

@@ -7,10 +7,16 @@ with like, the original *with* optimizations against the candidate *with* optimi
 and the report row says so. If that differs too, or the plain candidate already did, the models are different. No
 tolerance is ever loosened.
 
+One thing onnxruntime's optimizer may do to the candidate alone: fail on empty inputs (a size of 0), where its blocked
+layouts reshape what has no element. If the candidate as written agrees there, that is noted in the row and not a
+failure.
+
 **The tolerance.** A float output passes where ``|a - b| <= atol + rtol * |a|``, ``a`` being the original. Integers,
 booleans and strings are compared exactly, NaN and infinities must stand at the same places (signed zeros may differ).
 By default ``rtol`` and ``atol / max|a|`` are constants of the narrowest floating-point type on the way to that
-output: see ``TOLERANCES``.
+output: see ``TOLERANCES``. A network may amplify rounding beyond them, and then it does so by itself: where the
+*original*, given its inputs moved by one unit in the last place, answers with more than the constant, ``atol`` is four
+times that answer, at most ten times the constant. This is a property of the original, the candidate has no say in it.
 
 **The inputs** are drawn at typical sizes, and with every symbolic size 1, 0 and a prime where the original runs there
 (see ``samples``). Sizes at which the original fails are reported as skipped; a candidate that fails where the
@@ -36,12 +42,26 @@ from graphopt.samples import Feeds, Inputs, Shapes, Sizes, feeds
 Source = Any  # path, onnx.ModelProto or ir.Model: what graphopt.model.load takes
 
 TOLERANCES: dict[ir.DataType, float] = {
-    ir.DataType.DOUBLE: 1e-13,
+    ir.DataType.DOUBLE: 5e-14,
     ir.DataType.FLOAT: 1e-5,
-    ir.DataType.FLOAT16: 1e-2,
-    ir.DataType.BFLOAT16: 6e-2,
+    ir.DataType.FLOAT16: 5e-3,
+    ir.DataType.BFLOAT16: 4e-2,
 }
-"""Default ``rtol``, and ``atol`` relative to the largest magnitude of the output, by narrowest float type."""
+"""Default ``rtol``, and ``atol`` relative to the largest magnitude of the output, by narrowest float type.
+
+Measured: convolution, batch-norm and ReLU with random weights, 16 and 64 channels, batch-norm folded into the weights
+against not folded, and channels permuted. Largest difference relative to the largest magnitude of the output, float32:
+8 layers 1.1e-6, 20 layers 2.0e-6, 56 layers with residuals 1.7e-6, 56 layers behind a classifier head 1.5e-6. So 1e-5
+leaves a factor of five, and a weight that is off by 1e-3 still exceeds it a hundred times. float16: 1.8e-3, 3.0e-3,
+1.9e-3, 3.6e-3; bfloat16 has eight times the unit of float16. float64, 56 products of 64 numbers each: 9e-15.
+
+A plain chain of 56 layers, without residuals, reached 2.5e-5 (float16: 3.3e-2). In 18 nets of 56 layers the noise was
+0.6 to 1.7 times what a last-bit change of the input did to the original: the factor of four covers that.
+"""
+
+_EMPTY = "onnxruntime's optimizer makes the candidate fail on empty inputs ({}); as written it agrees"
+_LAST_BIT_FACTOR = 4.0
+_MOST = 10.0  # times the constant, however badly the original amplifies
 
 
 @dataclass(frozen=True)
@@ -144,6 +164,7 @@ class Reference:
         self._rtol, self._atol, self._seed = rtol, atol, seed
         self._inputs = Inputs(self._model, shapes)
         self._optimized: Any = None
+        self._noise: dict[int, dict[str, float]] = {}
         self._plain = runtime.session(self._source, optimize=False)
         self._interface = _interface(self._plain)
         self._narrowest = _narrowest(self._model)
@@ -181,15 +202,19 @@ class Reference:
         rows = _Rows(name for name, _ in self._interface[1])
         reasons: list[str] = []
         for number, case in enumerate(self._cases):
-            inputs = case.feeds if case.feeds is not None else self._inputs.draw(case.sizes, seed=case.seed)
-            found, problem = self._against(case.outputs, fast, inputs)
+            inputs = self._feeds(case)
+            found, problem = self._against(case.outputs, fast, inputs, number)
             note = None
             if problem:
                 # onnxruntime's optimizer, or we? See the rule at the top of this module.
                 if plain is None:
                     plain = runtime.session(source, optimize=False)
-                if not self._against(case.outputs, plain, inputs)[1]:
-                    like, like_problem = self._like_with_like(fast, inputs)
+                as_written, wrong = self._against(case.outputs, plain, inputs, number)
+                if not wrong and not found and any(0 in shape for shape in case.shapes.values()):
+                    found, note = as_written, _EMPTY.format(_describe(case.shapes))
+                    problem = None
+                elif not wrong:
+                    like, like_problem = self._like_with_like(fast, inputs, number)
                     if not like_problem:
                         found, problem = like, None
                         note = "onnxruntime's optimizer changes the original too: both were compared optimized"
@@ -202,21 +227,50 @@ class Reference:
     def _report(self, rows: list[OutputRow], reason: str | None) -> VerifyReport:
         return VerifyReport(reason is None, len(self._cases), self.shapes, rows, reason, list(self.skipped))
 
-    def _against(self, expected: list[Any], session: Any, inputs: Feeds) -> tuple[list[_Difference], str | None]:
+    def _feeds(self, case: _Case) -> Feeds:
+        if case.feeds is not None:
+            return case.feeds
+        return self._inputs.draw(case.sizes, seed=case.seed, positive=case.positive)
+
+    def _against(
+        self, expected: list[Any], session: Any, inputs: Feeds, number: int
+    ) -> tuple[list[_Difference], str | None]:
         """Differences per output, and the first reason to fail."""
         try:
             outputs = runtime.run(session, inputs)
         except ModelError as error:
             return [], f"the candidate does not run: {error.what}"
-        found: list[_Difference] = []
-        for (name, _), reference, output in zip(self._interface[1], expected, outputs, strict=True):
-            default = TOLERANCES.get(self._narrowest.get(name, ir.DataType.FLOAT), TOLERANCES[ir.DataType.FLOAT])
-            for label, one, other in _leaves(name, reference, output):
-                found.append(_difference(label, one, other, default, self._rtol, self._atol))
+        found = self._differences(expected, outputs, {})
+        if self._atol is None and any(d.ratio > 1 and not d.problem for d in found):
+            found = self._differences(expected, outputs, self._amplified(number))
         failed = [d for d in found if d.problem or d.ratio > 1]
         return found, failed[0].reason() if failed else None
 
-    def _like_with_like(self, fast: Any, inputs: Feeds) -> tuple[list[_Difference], str | None]:
+    def _differences(self, expected: list[Any], outputs: list[Any], noise: dict[str, float]) -> list[_Difference]:
+        found = []
+        for (name, _), reference, output in zip(self._interface[1], expected, outputs, strict=True):
+            default = TOLERANCES[self._narrowest.get(name, ir.DataType.FLOAT)]
+            for label, one, other in _leaves(name, reference, output):
+                found.append(_difference(label, one, other, default, self._rtol, self._atol, noise.get(label, 0.0)))
+        return found
+
+    def _amplified(self, number: int) -> dict[str, float]:
+        """What the original makes of the last bits of its inputs in this sample: largest difference per output.
+
+        Only asked for where a candidate exceeds the constant, because it costs a run; it would be the same before.
+        """
+        if number not in self._noise:
+            case = self._cases[number]
+            rng = np.random.default_rng(number)
+            moved = {name: _last_bit(array, rng) for name, array in self._feeds(case).items()}
+            try:
+                outputs = runtime.run(runtime.session(self._source, optimize=False), moved)
+            except ModelError:
+                outputs = case.outputs
+            self._noise[number] = {d.name: d.max_abs for d in self._differences(case.outputs, outputs, {})}
+        return self._noise[number]
+
+    def _like_with_like(self, fast: Any, inputs: Feeds, number: int) -> tuple[list[_Difference], str | None]:
         try:
             if self._optimized is None:
                 self._optimized = runtime.session(self._source)
@@ -227,7 +281,7 @@ class Reference:
             except ModelError:
                 return [], None  # optimized, the original fails like the candidate does
             return [], f"with optimizations the original does not run: {error.what}"
-        return self._against(expected, fast, inputs)
+        return self._against(expected, fast, inputs, number)
 
     def _given(self, data: Any, samples: int) -> list[_Case]:
         cases = []
@@ -288,10 +342,16 @@ class Reference:
                 number += 1
 
     def _try(self, sizes: Sizes, number: int) -> _Case | ModelError:
+        """Run the original at these sizes; with positive inputs where others tell nothing (roots, logarithms)."""
         seed = (self._seed, number)
         try:
             inputs = self._inputs.draw(sizes, seed=seed)
-            return _Case(sizes, seed, _shapes(inputs), runtime.run(self._plain, inputs))
+            outputs = runtime.run(self._plain, inputs)
+            positive = any(_all_nan(output) for output in outputs)
+            if positive:
+                inputs = self._inputs.draw(sizes, seed=seed, positive=True)
+                outputs = runtime.run(self._plain, inputs)
+            return _Case(sizes, seed, _shapes(inputs), outputs, positive=positive)
         except ModelError as error:
             return error
 
@@ -305,6 +365,7 @@ class _Case:
     shapes: dict[str, list[int]]
     outputs: list[Any]
     feeds: Feeds | None = None
+    positive: bool = False
 
 
 @dataclass(frozen=True)
@@ -330,7 +391,9 @@ class _Difference:
 _BLOCK = 1 << 20  # elements compared at a time: the float64 copies stay small however large the output
 
 
-def _difference(name: str, one: Any, other: Any, default: float, rtol: float | None, atol: float | None) -> _Difference:
+def _difference(
+    name: str, one: Any, other: Any, default: float, rtol: float | None, atol: float | None, noise: float
+) -> _Difference:
     if (one is None) != (other is None) or isinstance(one, np.ndarray) != isinstance(other, np.ndarray):
         return _Difference(name, problem=f"is {_kind(other)} instead of {_kind(one)}")
     if one is None:
@@ -349,7 +412,7 @@ def _difference(name: str, one: Any, other: Any, default: float, rtol: float | N
         parts = one.real.dtype
         one = np.ascontiguousarray(one).view(parts).reshape(*one.shape, 2)
         other = np.ascontiguousarray(other).view(parts).reshape(*other.shape, 2)
-    return _floating(name, one, other, default, rtol, atol)
+    return _floating(name, one, other, default, rtol, atol, noise)
 
 
 def _exact(name: str, one: np.ndarray, other: np.ndarray) -> _Difference:
@@ -371,7 +434,13 @@ def _exact(name: str, one: np.ndarray, other: np.ndarray) -> _Difference:
 
 
 def _floating(
-    name: str, one: np.ndarray, other: np.ndarray, default: float, rtol: float | None, atol: float | None
+    name: str,
+    one: np.ndarray,
+    other: np.ndarray,
+    default: float,
+    rtol: float | None,
+    atol: float | None,
+    noise: float,
 ) -> _Difference:
     a, b = one.reshape(-1), other.reshape(-1)
     scale = 0.0
@@ -379,7 +448,9 @@ def _floating(
         part = np.abs(a[start : start + _BLOCK].astype(np.float64))
         scale = max(scale, float(np.max(part, where=np.isfinite(part), initial=0.0)))
     relative = default if rtol is None else rtol
-    absolute = default * scale if atol is None else atol
+    absolute = atol
+    if absolute is None:
+        absolute = max(default * scale, min(_LAST_BIT_FACTOR * noise, _MOST * default * scale))
     worst = _Difference(name)
     largest = 0.0
     for start in range(0, a.size, _BLOCK):
@@ -407,6 +478,19 @@ def _floating(
     tolerance = worst.tolerance if worst.ratio else absolute
     share = largest / scale if scale else float(largest > 0)
     return _Difference(name, largest, share, tolerance, worst.ratio, worst.where, worst.problem)
+
+
+def _last_bit(array: Any, rng: np.random.Generator) -> Any:
+    """Every number moved to one of its two neighbours."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        return array
+    return np.nextafter(array, np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype))
+
+
+def _all_nan(output: Any) -> bool:
+    if not isinstance(output, np.ndarray) or output.dtype.kind not in "fc" or not output.size:
+        return False
+    return bool(np.isnan(output).all())
 
 
 def _leaves(name: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
