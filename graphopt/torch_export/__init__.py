@@ -6,6 +6,7 @@
     arguments.py    example inputs and their dynamic axes, flattened; the same at other sizes
     untouched.py    a module is put into eval mode, its masks made visible, and afterwards everything is as it was
     convert.py      the two exporters of torch, and light clean-ups that fold no mask
+    blame.py        which line of the user's an exception comes from
     proof.py        the exported model computes what the module computes
 
 This file imports no torch, so that a missing torch is a message and not a traceback.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,13 +54,30 @@ class Arguments:
                 noise = torch.randn(tensor.shape, generator=generator).to(tensor)
                 tensor = tensor * noise
             changed[id(leaf.tensor)] = tensor
-        swap = lambda value: changed.get(id(value), value) if isinstance(value, torch.Tensor) else value  # noqa: E731
+
+        def swap(value: Any) -> Any:
+            return changed.get(id(value), value) if isinstance(value, torch.Tensor) else value
+
         return Arguments(
             pytree.tree_map(swap, self.args),
             pytree.tree_map(swap, self.kwargs),
             [Leaf(leaf.name, changed[id(leaf.tensor)], leaf.axes) for leaf in self.leaves],
             self.shapes,
         )
+
+    def by_tensors(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """``forward`` as a function of the tensors alone, in the order of the leaves; its result as tensors alone."""
+        position = {id(leaf.tensor): index for index, leaf in enumerate(self.leaves)}
+
+        def call(*tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+            def fill(value: Any) -> Any:
+                return tensors[position[id(value)]] if isinstance(value, torch.Tensor) else value
+
+            result = forward(*pytree.tree_map(fill, self.args), **pytree.tree_map(fill, self.kwargs))
+            outputs = tuple(each for each in pytree.tree_leaves(result) if isinstance(each, torch.Tensor))
+            return outputs[0] if len(outputs) == 1 else outputs
+
+        return call
 
     def sizes(self) -> dict[str, int]:
         """The example size of every symbol.
@@ -70,12 +88,14 @@ class Arguments:
         sizes: dict[str, int] = {}
         for leaf in self.leaves:
             for axis, dim in leaf.axes.items():
-                if hasattr(dim, "root"):
-                    continue
-                symbol, size = symbol_of(dim), leaf.tensor.shape[axis]
-                if sizes.setdefault(symbol, size) != size:
+                size = leaf.tensor.shape[axis]
+                symbol, root = (
+                    (symbol_of(dim.root), _root(dim, size)) if hasattr(dim, "root") else (symbol_of(dim), size)
+                )
+                if root is None or sizes.setdefault(symbol, root) != root:
                     raise UsageError(
-                        f"'{symbol}' is {sizes[symbol]} on one axis and {size} on axis {axis} of '{leaf.name}'",
+                        f"axis {axis} of '{leaf.name}' is {size}, which does not fit '{symbol_of(dim)}'"
+                        + (f" with {symbol}={sizes[symbol]}" if symbol in sizes else ""),
                         help="axes that share a symbol need the same example size; or give them different symbols",
                     )
         return sizes
@@ -87,8 +107,12 @@ class Arguments:
             for dim in leaf.axes.values():
                 root = getattr(dim, "root", dim)
                 if not isinstance(root, str):
-                    low, high = getattr(root, "min", 0), getattr(root, "max", 2**31)
-                    found[symbol_of(root)] = (int(low), min(int(high), 2**31))
+                    # What has no bound is no int but a symbol for infinity.
+                    low, high = root.min, root.max
+                    found[symbol_of(root)] = (
+                        low if isinstance(low, int) else 0,
+                        high if isinstance(high, int) else sys.maxsize,
+                    )
         return found
 
 
@@ -103,6 +127,11 @@ def size_of(dim: Any, sizes: Mapping[str, int]) -> int | None:
         root = sizes.get(symbol_of(dim.root))
         return None if root is None else int(dim.fn(root))
     return sizes.get(symbol_of(dim))
+
+
+def _root(dim: Any, size: int) -> int | None:
+    """The size of the root at which a derived ``Dim`` (increasing and linear) is ``size``."""
+    return next((root for root in range(size + 1) if int(dim.fn(root)) == size), None)
 
 
 def bind(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import re
 import sys
 import tempfile
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,12 @@ import onnx_ir as ir
 import torch
 from onnx_ir import tensor_adapters
 from onnx_ir.passes import common
+from torch.jit._trace import TracerWarning
 
 from graphopt import model as models
 from graphopt.errors import GraphoptError, UsageError
-from graphopt.torch_export.arguments import Arguments, Leaf, bind
+from graphopt.torch_export.arguments import Arguments, bind, symbol_of
+from graphopt.torch_export.blame import failure, is_users
 from graphopt.torch_export.proof import prove
 from graphopt.torch_export.untouched import restored, visible_masks
 
@@ -59,7 +61,7 @@ def export_module(
                 "the dynamic axes of an ExportedProgram are its own",
                 help="give dynamic_shapes to torch.export.export instead",
             )
-        if not args and not kwargs:
+        if isinstance(args, tuple) and not args and not kwargs:
             args, kwargs = module.example_inputs or ((), {})
         callee = module.module()
         arguments = bind(callee, args, dict(kwargs), None, request.input_names)
@@ -85,7 +87,8 @@ def export_module(
     except GraphoptError:
         raise
     except Exception as error:
-        raise _failure(error, type(module).__name__, request.exporter) from error
+        raise failure(error, type(module).__name__, request.exporter) from error
+    _name_axes(model, example)
     _clean(model, request)
     if request.opset is not None and model.opset_imports.get("") != request.opset:
         raise GraphoptError(
@@ -98,9 +101,12 @@ def export_module(
 
 
 def _dynamo(module: Any, arguments: Arguments, request: Request) -> ir.Model:
+    args = arguments.args
+    if args and isinstance(args[-1], dict) and not arguments.kwargs:
+        args = (*args, {})  # a dictionary at the end would be taken for the keyword arguments
     program = torch.onnx.export(
         module,
-        arguments.args,
+        args,
         kwargs=arguments.kwargs,
         dynamo=True,
         optimize=request.fold,
@@ -117,19 +123,17 @@ def _dynamo(module: Any, arguments: Arguments, request: Request) -> ir.Model:
 def _torchscript(module: torch.nn.Module, arguments: Arguments, request: Request) -> ir.Model:
     """Weights stay out of the graph while it is traced and written, so no size limit applies, and nothing is fused."""
     names = [leaf.name for leaf in arguments.leaves]
-    axes = {
-        leaf.name: {axis: dim if isinstance(dim, str) else dim.__name__ for axis, dim in leaf.axes.items()}
-        for leaf in arguments.leaves
-        if leaf.axes
-    }
+    axes = {leaf.name: {axis: symbol_of(dim) for axis, dim in leaf.axes.items()} for leaf in arguments.leaves}
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    # Tracing knows tensors by position only, in and out: dictionaries, lists, numbers and keywords stay outside.
+    # `restored` takes this forward away again.
+    module.__dict__["forward"] = arguments.by_tensors(module.forward)
     with tempfile.TemporaryDirectory() as folder, _python_lines():
         path = os.path.join(folder, "model.onnx")
         torch.onnx.export(
             module,
-            arguments.args,
+            tuple(leaf.tensor for leaf in arguments.leaves),
             path,
-            kwargs=arguments.kwargs or None,
             dynamo=False,
             verbose=True,
             export_params=False,
@@ -145,7 +149,7 @@ def _torchscript(module: torch.nn.Module, arguments: Arguments, request: Request
         )
         model = models.load(path)
         ir.external_data.load_to_model(model)
-    _attach(model, names, tensors)
+    _attach(model, arguments, tensors)
     for node in model.graph.all_nodes():
         trace = _trace_of(node.doc_string)
         if trace:
@@ -154,21 +158,39 @@ def _torchscript(module: torch.nn.Module, arguments: Arguments, request: Request
     return model
 
 
-def _attach(model: ir.Model, names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Turn the graph inputs that stand for parameters and buffers into initializers."""
-    kept: list[ir.Value] = []
-    for value in model.graph.inputs:
-        name = value.name or ""
-        if name in names or name not in tensors:
-            kept.append(value)
-    inputs = list(model.graph.inputs)
+def _attach(model: ir.Model, arguments: Arguments, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Turn the graph inputs that stand for parameters and buffers into initializers; bring unused inputs back."""
+    traced = {value.name or "": value for value in model.graph.inputs}
     model.graph.inputs.clear()
-    model.graph.inputs.extend(kept)
-    for value in inputs:
-        name = value.name or ""
-        if name in tensors and name not in names:
-            value.const_value = tensor_adapters.TorchTensor(tensors[name].detach(), name=name)
-            model.graph.initializers.add(value)
+    for leaf in arguments.leaves:
+        value = traced.pop(leaf.name, None)
+        if value is None:
+            dtype = tensor_adapters.from_torch_dtype(leaf.tensor.dtype)
+            shape = [symbol_of(leaf.axes[axis]) if axis in leaf.axes else n for axis, n in enumerate(leaf.tensor.shape)]
+            value = ir.Value(name=leaf.name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        model.graph.inputs.append(value)
+    for name, value in traced.items():
+        value.const_value = tensor_adapters.TorchTensor(tensors[name].detach(), name=name)
+        model.graph.initializers.add(value)
+
+
+def _name_axes(model: ir.Model, arguments: Arguments) -> None:
+    """Give the dynamic axes the names that were asked for, wherever the exporter kept its own (``s17``)."""
+    asked: dict[str, str] = {}
+    for leaf, value in zip(arguments.leaves, model.graph.inputs, strict=False):
+        for axis, dim in leaf.axes.items():
+            own = value.shape[axis] if value.shape is not None and value.name == leaf.name else None
+            if isinstance(own, ir.SymbolicDim) and own.value and own.value.isidentifier():
+                asked[own.value] = symbol_of(dim)
+    if all(own == name for own, name in asked.items()):
+        return
+    values = [*model.graph.inputs, *(value for node in model.graph.all_nodes() for value in node.outputs)]
+    for value in values:
+        for axis, dim in enumerate(value.shape or ()):
+            if isinstance(dim, ir.SymbolicDim) and dim.value:
+                renamed = re.sub(r"[A-Za-z_]\w*", lambda found: asked.get(found[0], found[0]), dim.value)
+                if renamed != dim.value and value.shape is not None:
+                    value.shape[axis] = renamed
 
 
 def _clean(model: ir.Model, request: Request) -> None:
@@ -190,18 +212,23 @@ def _clean(model: ir.Model, request: Request) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's remarks about itself are not the user's concern; what it says about the module (TracerWarning) is."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Torch's remarks about itself are not the user's concern; a TracerWarning at a line of theirs is."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    silence = io.StringIO()
     try:
-        with warnings.catch_warnings():
-            for category in (UserWarning, DeprecationWarning, FutureWarning):
-                warnings.simplefilter("ignore", category)
-            warnings.simplefilter("default", torch.jit.TracerWarning)
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            contextlib.redirect_stdout(silence),
+            contextlib.redirect_stderr(silence),
+        ):
+            warnings.simplefilter("always")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)
+    for each in caught:
+        if issubclass(each.category, TracerWarning) and is_users(each.filename):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 @contextlib.contextmanager
@@ -228,46 +255,9 @@ def _trace_of(doc_string: str | None) -> str:
         match = _FRAME.match(text)
         if match is None:
             continue
-        if match["file"].replace("\\", "/").endswith(("torch/jit/_trace.py",)):
+        file = match["file"].replace("\\", "/")
+        if file.endswith("torch/jit/_trace.py"):
             break
-        if not match["file"].replace("\\", "/").endswith("torch/nn/modules/module.py"):
+        if not file.endswith(("torch/nn/modules/module.py", "graphopt/torch_export/arguments.py")):
             frames.append(f'  File "{match["file"]}", line {match["line"]}, in {match["function"]}')
     return "\n".join(reversed(frames)).lstrip()
-
-
-def _failure(error: Exception, module: str, exporter: str) -> GraphoptError:
-    """What the exporter says, at the user's own line."""
-    root: BaseException = error
-    where: str | None = None
-    seen: BaseException | None = error
-    while seen is not None:
-        root = seen
-        where = _user_line(seen) or where
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    said = re.sub(r"\x1b\[[0-9;]*m", "", str(root)).strip()
-    first = said.splitlines()[0] if said else type(root).__name__
-    branch = "data-dependent" in said or "GuardOnDataDependent" in type(root).__name__
-    advice = "control flow that depends on values needs torch.cond or torch.where" if branch else None
-    other = "torchscript" if exporter == "dynamo" else "dynamo"
-    return GraphoptError(
-        f"the {exporter} exporter cannot export {module}: {type(root).__name__}: {first}",
-        where,
-        advice or f'change that line, or try exporter="{other}"',
-    )
-
-
-def _user_line(error: BaseException) -> str | None:
-    """The innermost frame of a traceback that is neither torch's nor ours."""
-    ours = os.path.dirname(os.path.abspath(__file__))
-    torchs = os.path.dirname(os.path.abspath(torch.__file__))
-    found = None
-    for frame in traceback.extract_tb(error.__traceback__):
-        path = os.path.abspath(frame.filename)
-        if not path.startswith((ours, torchs)) and "site-packages" not in path and not frame.filename.startswith("<"):
-            found = f"{frame.filename}:{frame.lineno} in {frame.name}"
-            if frame.line:
-                found += f": {frame.line}"
-    return found
-
-
-__all__ = ["Leaf", "Request", "export_module"]

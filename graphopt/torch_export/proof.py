@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from onnx_ir import tensor_adapters
 from torch.utils import _pytree as pytree
 
 from graphopt import runtime
-from graphopt.errors import GraphoptError, ModelError, VerificationError
+from graphopt.errors import GraphoptError, ModelError, UsageError, VerificationError
 from graphopt.torch_export.arguments import Arguments, Leaf
 from graphopt.torch_export.untouched import restored
 
 # Relative, and absolute relative to the largest value: re-association of sums in deep nets, no more.
 _TOLERANCE = {"bfloat16": (5e-2, 2e-2), "float16": (1e-2, 5e-3), "float32": (1e-4, 1e-5), "float64": (1e-9, 1e-10)}
+
+_FIXED_SIZE = "the exporter may have fixed a size; try the other exporter, or leave that axis out of the dynamic ones"
 
 
 def prove(
@@ -28,58 +31,73 @@ def prove(
     rtol: float | None = None,
     atol: float | None = None,
 ) -> None:
-    """Compare at the example inputs, at the same with other values, and at other sizes of every dynamic axis.
+    """Compare at the example inputs, at the same sizes with other values, and at other sizes of every dynamic axis.
 
     Sizes where the module itself does not run (a multiple of 32 may be needed) are passed over.
 
     Raises:
+        ModelError: onnxruntime refuses the model.
+        UsageError: The module runs at no other size, although axes are said to be dynamic.
         VerificationError: An output differs, or the model does not run where the module does.
     """
     _name_axes(model, arguments)
-    session = runtime.session(model, optimize=False)
+    try:
+        session = runtime.session(model, optimize=False)
+    except ModelError as error:
+        raise ModelError(error.what, error.where, "verify=False exports without running the model") from error
     generator = torch.Generator().manual_seed(0)
-    for sizes in _trials(arguments):
-        for noise in (None, generator):
-            trial = arguments.resized(sizes, generator=noise)
-            expected = _run(module, trial)
-            if isinstance(expected, Exception):
-                if sizes == arguments.sizes() and noise is None:
-                    raise GraphoptError(
-                        f"the module does not run on its example inputs: {expected}",
-                        help="give inputs that forward accepts",
-                    ) from expected
-                continue
-            at = ", ".join(f"{symbol}={size}" for symbol, size in sizes.items()) or "the example inputs"
-            try:
-                actual = runtime.run(session, _feeds(model, trial))
-            except ModelError as error:
-                raise VerificationError(
-                    f"onnxruntime cannot run the exported model at {at}: {error.what}",
-                    error.where,
-                    'the exporter may have fixed a size; try exporter="dynamo", or leave that axis out of the dynamic ones',
-                ) from error
-            _compare(model, expected, actual, at, rtol, atol)
+    example = arguments.sizes()
+    if not _compare_at(arguments, example, model, module, session, rtol, atol):
+        raise GraphoptError("the module does not run on its example inputs", type(module).__name__)
+    elsewhere = False
+    for sizes in _other_sizes(arguments):
+        trial = arguments.resized(sizes, generator=generator)
+        elsewhere |= _compare_at(trial, sizes, model, module, session, rtol, atol) and sizes != example
+    if example and not elsewhere and not isinstance(module, torch.fx.GraphModule):
+        names = ", ".join(f"{symbol}={size}" for symbol, size in example.items())
+        raise UsageError(
+            f"the module runs only at {names}, so that is not dynamic",
+            type(module).__name__,
+            "leave the axis out of the dynamic ones, or give a torch.export.Dim with its bounds",
+        )
 
 
-def _trials(arguments: Arguments) -> list[dict[str, int]]:
-    """Sizes of the symbols: the example's, all ones, different primes, doubled."""
+def _compare_at(
+    trial: Arguments,
+    sizes: Mapping[str, int],
+    model: ir.Model,
+    module: torch.nn.Module,
+    session: Any,
+    rtol: float | None,
+    atol: float | None,
+) -> bool:
+    """Compare once; False where the module itself does not run."""
+    expected = _run(module, trial)
+    if isinstance(expected, Exception):
+        return False
+    at = ", ".join(f"{symbol}={size}" for symbol, size in sizes.items()) or "the example inputs"
+    try:
+        actual = runtime.run(session, _feeds(model, trial))
+    except ModelError as error:
+        raise VerificationError(
+            f"onnxruntime cannot run the exported model at {at}: {error.what}", error.where, _FIXED_SIZE
+        ) from error
+    _compare(model, expected, actual, at, rtol, atol)
+    return True
+
+
+def _other_sizes(arguments: Arguments) -> Iterator[dict[str, int]]:
+    """Sizes of the symbols that are within their bounds: the example's, ones, different primes, doubled."""
     example = arguments.sizes()
     bounds = arguments.bounds()
     primes: dict[str, int] = {}
     for symbol, size in example.items():
         primes[symbol] = _prime_above(max([size, *primes.values()]))
-    candidates = [
-        example,
-        dict.fromkeys(example, 1),
-        primes,
-        {symbol: 2 * size for symbol, size in example.items()},
-    ]
-    legal: list[dict[str, int]] = []
-    for sizes in candidates:
-        inside = all(low <= sizes[symbol] <= high for symbol, (low, high) in bounds.items() if symbol in sizes)
-        if inside and sizes not in legal:
-            legal.append(sizes)
-    return legal
+    yield example
+    for sizes in (dict.fromkeys(example, 1), primes, {symbol: 2 * size for symbol, size in example.items()}):
+        inside = all(low <= sizes.get(symbol, low) <= high for symbol, (low, high) in bounds.items())
+        if inside and sizes != example:
+            yield sizes
 
 
 def _prime_above(number: int) -> int:
@@ -102,7 +120,9 @@ def _name_axes(model: ir.Model, arguments: Arguments) -> None:
 
 def _run(module: torch.nn.Module, arguments: Arguments) -> list[np.ndarray] | Exception:
     try:
-        with torch.no_grad(), restored(module):
+        # An exported program has no mode and no hooks, and refuses to be asked.
+        keep = contextlib.nullcontext() if isinstance(module, torch.fx.GraphModule) else restored(module)
+        with torch.no_grad(), keep:
             result = module(*arguments.args, **arguments.kwargs)
     except Exception as error:
         return error
@@ -132,14 +152,14 @@ def _compare(
             raise VerificationError(
                 f"output '{name}' is {got.dtype}{list(got.shape)} at {at}, the module's {want.dtype}{list(want.shape)}",
                 f"output '{name}'",
-                "the exporter may have fixed a size; try the other exporter, or leave that axis out of the dynamic ones",
+                _FIXED_SIZE,
             )
         worst = _excess(want, got, rtol, atol)
         if worst is not None:
             raise VerificationError(
                 f"the exported model differs from the module by {worst:.3g} at {at}",
                 f"output '{name}'",
-                "a branch or a size that depends on the inputs may have been fixed while exporting; try the other exporter",
+                "a branch that depends on the inputs may have been fixed while exporting; try the other exporter",
             )
 
 

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 
 from graphopt.errors import GraphoptError, UsageError, nearest
 from graphopt.inputspec import InputSpec
+from graphopt.torch_export.blame import user_line
 
 
 @dataclass
@@ -63,8 +63,9 @@ def load_target(target: str) -> Target:
             found = found()
         except Exception as error:
             raise _raised(f"calling '{attribute}' failed", error, target) from error
-    parts = found if isinstance(found, tuple) else (found,)
-    if not parts or len(parts) > 3 or not isinstance(parts[0], (torch.nn.Module, torch.export.ExportedProgram)):
+    parts: list[Any] = list(found) if isinstance(found, tuple) else [found]
+    module = parts[0] if parts else None
+    if len(parts) > 3 or not isinstance(module, (torch.nn.Module, torch.export.ExportedProgram)):
         raise UsageError(
             f"'{attribute}' gives a {type(found).__name__}, which cannot be exported",
             target,
@@ -72,7 +73,7 @@ def load_target(target: str) -> Target:
         )
     args = parts[1] if len(parts) > 1 else ()
     kwargs = dict(parts[2] or {}) if len(parts) > 2 else {}
-    return Target(parts[0], tuple(args) if isinstance(args, (tuple, list)) else (args,), kwargs)
+    return Target(module, tuple(args) if isinstance(args, (tuple, list)) else (args,), kwargs)
 
 
 def example_inputs(
@@ -98,7 +99,4 @@ def _example(spec: InputSpec, generator: torch.Generator) -> torch.Tensor:
 
 
 def _raised(what: str, error: Exception, target: str) -> GraphoptError:
-    frames = traceback.extract_tb(error.__traceback__)
-    last = frames[-1] if frames else None
-    where = f"{last.filename}:{last.lineno} in {last.name}" if last else target
-    return GraphoptError(f"{what}: {type(error).__name__}: {error}", where, "correct that line")
+    return GraphoptError(f"{what}: {type(error).__name__}: {error}", user_line(error) or target, "correct that line")

@@ -66,9 +66,10 @@ def visible_masks(module: nn.Module) -> None:
         if isinstance(each, nn.RNNBase):
             # Recurrent layers read their weights from a list that is filled when an attribute is set.
             each.__dict__.pop("_flat_weights", None)
-            properties["_flat_weights"] = property(_flat_weights)
+            properties["_flat_weights"] = property(_flat_weights, _ignore)
         cls = each.__class__
-        each.__class__ = type(cls.__name__, (cls,), {**properties, "__module__": cls.__module__})
+        visible = type(cls.__name__, (cls,), {**properties, "__module__": cls.__module__})
+        object.__setattr__(each, "__class__", visible)
 
 
 def _recomputed(hook: Any) -> tuple[str, Callable[[nn.Module], torch.Tensor]] | None:
@@ -84,6 +85,10 @@ def _recomputed(hook: Any) -> tuple[str, Callable[[nn.Module], torch.Tensor]] | 
 
 def _flat_weights(module: nn.Module) -> list[torch.Tensor | None]:
     return [getattr(module, name, None) for name in module._flat_weights_names]  # type: ignore[attr-defined]
+
+
+def _ignore(module: nn.Module, weights: Any) -> None:
+    """The list is computed; what exporters store there while they swap parameters is the same tensors by name."""
 
 
 class _Registry:
