@@ -68,6 +68,13 @@ _KINDS: dict[tuple[str, int], str] = {
     ("ReduceL1", 1): "axes",
     ("ReduceL2", 1): "axes",
     ("CumSum", 1): "zeros",
+    ("CumProd", 1): "zeros",
+    ("DFT", 2): "zeros",
+    ("TensorScatter", 2): "zeros",
+    ("ConvInteger", 3): "zeros",
+    ("Upsample", 1): "ones",
+    ("NonMaxSuppression", 2): "small",
+    ("NonMaxSuppression", 3): "fraction",
     ("Trilu", 1): "bit",
     ("Loop", 0): "small",
     ("Resize", 2): "ones",
@@ -95,10 +102,14 @@ _LENGTHS: dict[tuple[str, int], tuple[int, int]] = {
     ("RNN", 4): (0, 0),
 }
 
-# (operator, input) that indexes axis 0 of a table at another input.
-_TABLES: dict[tuple[str, int], int] = {
-    ("EmbedLayerNormalization", 0): 2,
-    ("EmbedLayerNormalization", 1): 4,
+# (operator, input) that indexes an axis of another input: (that input, the axis).
+_TABLES: dict[tuple[str, int], tuple[int, int]] = {
+    ("EmbedLayerNormalization", 0): (2, 0),
+    ("EmbedLayerNormalization", 1): (4, 0),
+    ("RotaryEmbedding", 3): (1, 0),
+    ("ArrayFeatureExtractor", 1): (0, -1),
+    ("NegativeLogLikelihoodLoss", 1): (0, 1),
+    ("SoftmaxCrossEntropyLoss", 1): (0, 1),
 }
 
 
@@ -151,7 +162,7 @@ def role(model: ir.Model, value: ir.Value) -> Role:
 
 def _note(found: Role, node: ir.Node, position: int, offset: int, outer: dict[ir.Value, ir.Value]) -> None:
     use = (node.op_type, position)
-    if use in (("Gather", 1), ("GatherElements", 1), ("ScatterElements", 1)):
+    if use in (("Gather", 1), ("GatherElements", 1), ("ScatterElements", 1), ("Scatter", 1)):
         axis = node.attributes.get_int("axis", 0)
         found.below.append((_size(node.inputs[0], axis, outer), offset))
     elif use in (("GatherND", 1), ("ScatterND", 1)):
@@ -165,7 +176,8 @@ def _note(found: Role, node: ir.Node, position: int, offset: int, outer: dict[ir
         table = ir.convenience.get_const_tensor(depth) if depth is not None else None
         found.below.append((int(table.numpy().reshape(-1)[0]) if table is not None else None, offset))
     elif use in _TABLES:
-        found.below.append((_size(node.inputs[_TABLES[use]], 0, outer), offset))
+        source, axis = _TABLES[use]
+        found.below.append((_size(node.inputs[source], axis, outer), offset))
     elif use == ("ReverseSequence", 1):
         found.at_most.append(_size(node.inputs[0], node.attributes.get_int("time_axis", 0), outer))
     elif use in _LENGTHS:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +20,7 @@ from graphopt.errors import ModelError, UsageError, nearest
 
 Feeds = dict[str, Any]
 Sizes = dict[str, int]
+Style = Literal["any", "positive", "cautious"]
 Shapes = Mapping[str, Sequence[int | str | None]]
 
 from_file = datafiles.from_file
@@ -194,13 +195,13 @@ class Inputs:
             if variants:
                 yield variants
 
-    def draw(self, sizes: Sizes, *, seed: int | Sequence[int] = 0, positive: bool = False) -> Feeds:
+    def draw(self, sizes: Sizes, *, seed: int | Sequence[int] = 0, style: Style = "any") -> Feeds:
         """Draw one set of inputs.
 
         Args:
             sizes: A size for every symbol.
             seed: The same seed draws the same inputs.
-            positive: Draw positive floats only.
+            style: ``positive`` draws positive floats only, ``cautious`` takes 0 for an integer whose use is not known.
 
         Raises:
             ModelError: An input has no known shape or type, or is a sequence or optional.
@@ -211,7 +212,9 @@ class Inputs:
         for value in self._values:
             name = str(value.name)
             feeds[name] = _values(value, self._roles[name], tuple(shapes[name]), sizes, rng)
-            if positive and value.dtype is not None and value.dtype.is_floating_point():
+            if style == "cautious" and self._roles[name] == roles.Role(numeric=True) and value.dtype is not None:
+                feeds[name] = feeds[name] * 0 if value.dtype.is_integer() else feeds[name]
+            if style == "positive" and value.dtype is not None and value.dtype.is_floating_point():
                 feeds[name] = (0.1 + np.abs(feeds[name].astype(np.float64))).astype(feeds[name].dtype)
         return feeds
 

@@ -12,10 +12,10 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from graphopt import runtime, verify
+from graphopt import runtime
 from graphopt.errors import ModelError, UsageError
 from graphopt.model import load
-from graphopt.verify import Reference
+from graphopt.verify import Reference, verify
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((8, 3, 3, 3)).astype(np.float32)
@@ -34,7 +34,7 @@ def unary(expression: str, kind: str = "float", out: str | None = None, **initia
 
 
 def test_a_model_is_itself_and_the_report_says_on_what() -> None:
-    report = verify.verify(model(CONV, w=WEIGHT), model(CONV, w=WEIGHT))
+    report = verify(model(CONV, w=WEIGHT), model(CONV, w=WEIGHT))
     assert report.passed and report.reason is None
     assert report.samples == len(report.shapes) == 4
     batches = [shapes["x"][0] for shapes in report.shapes]
@@ -48,7 +48,7 @@ def test_a_model_is_itself_and_the_report_says_on_what() -> None:
 def test_a_weight_off_by_a_thousandth_is_found_and_re_association_is_not() -> None:
     broken = WEIGHT.copy()
     broken[5] *= 1 + 1e-3
-    report = verify.verify(model(CONV, w=WEIGHT), model(CONV, w=broken))
+    report = verify(model(CONV, w=WEIGHT), model(CONV, w=broken))
     assert not report.passed
     assert "'y' is off by" in str(report.reason)
     row = report.outputs[0]
@@ -61,7 +61,7 @@ def test_the_same_sum_in_another_order_passes_and_an_empty_batch_in_nchwc_is_not
     split = """g (float[N,3,H,W] x) => (float[N,8,A,B] y) { p, q = Split<axis=1>(x, parts)
         a = Conv<strides=[2,2]>(p, v) b = Conv<strides=[2,2]>(q, w) c = Add(a, b) y = Relu(c) }"""
     again = model(split, v=WEIGHT[:, :2], w=WEIGHT[:, 2:], parts=np.array([2, 1]))
-    report = verify.verify(model(CONV, w=WEIGHT), again)
+    report = verify(model(CONV, w=WEIGHT), again)
     assert report.passed
     assert 0 < report.outputs[0].max_rel < 2e-6
     # onnxruntime 1.31's blocked layout cannot reshape what has no element: it fails, and only at batch 0.
@@ -71,12 +71,12 @@ def test_the_same_sum_in_another_order_passes_and_an_empty_batch_in_nchwc_is_not
 
 def test_rtol_and_atol_are_what_the_caller_says() -> None:
     one, other = unary("y = Identity(x)"), unary("y = Mul(x, k)", k=np.float32(1 + 1e-3))
-    assert not verify.verify(one, other).passed
-    assert verify.verify(one, other, rtol=1.1e-3, atol=0).passed
-    assert not verify.verify(one, other, rtol=0.9e-3, atol=0).passed
+    assert not verify(one, other).passed
+    assert verify(one, other, rtol=1.1e-3, atol=0).passed
+    assert not verify(one, other, rtol=0.9e-3, atol=0).passed
     shifted = unary("y = Add(x, k)", k=np.float32(0.01))
-    assert verify.verify(one, shifted, rtol=0, atol=0.011).passed
-    assert not verify.verify(one, shifted, rtol=0, atol=0.009).passed
+    assert verify(one, shifted, rtol=0, atol=0.011).passed
+    assert not verify(one, shifted, rtol=0, atol=0.009).passed
     wrong: dict[str, Any]
     for wrong in ({"rtol": -1.0}, {"atol": float("nan")}, {"samples": 0}):
         with pytest.raises(UsageError):
@@ -85,10 +85,10 @@ def test_rtol_and_atol_are_what_the_caller_says() -> None:
 
 @pytest.mark.parametrize("kind", ["int64", "int32", "uint8", "bool", "string"])
 def test_what_is_not_a_float_must_be_equal(kind: str) -> None:
-    assert verify.verify(unary("y = Identity(x)", kind), unary("y = Identity(x)", kind)).passed
+    assert verify(unary("y = Identity(x)", kind), unary("y = Identity(x)", kind)).passed
     change = {"bool": "y = Not(x)", "string": "y = StringConcat(x, k)"}.get(kind, "y = Add(x, k)")
     value = np.array("s", dtype=object) if kind == "string" else np.array(1, None if kind == "bool" else kind)
-    report = verify.verify(unary("y = Identity(x)", kind), unary(change, kind, k=value))
+    report = verify(unary("y = Identity(x)", kind), unary(change, kind, k=value))
     assert not report.passed and "must be equal" in str(report.reason)
     assert report.outputs[0].tolerance == 0 and report.outputs[0].max_abs == 1
 
@@ -97,7 +97,7 @@ def test_large_integers_are_not_rounded_before_they_are_compared() -> None:
     big = 1 << 60
     one = unary("z = Mul(x, o) y = Add(z, k)", "int64", o=np.int64(0), k=np.int64(big))
     other = unary("z = Mul(x, o) y = Add(z, k)", "int64", o=np.int64(0), k=np.int64(big + 1))
-    assert not verify.verify(one, other).passed
+    assert not verify(one, other).passed
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_large_integers_are_not_rounded_before_they_are_compared() -> None:
 def test_nan_and_infinity_stand_where_they_stood(one: list[float], other: list[float], passed: bool) -> None:
     text = "s = Shape<start=0, end=1>(x) f = Concat<axis=0>(s, four) y = Expand(k, f)"
     models = [unary(text, four=np.array([4]), k=np.array(v, np.float32)) for v in (one, other)]
-    report = verify.verify(*models)
+    report = verify(*models)
     assert report.passed is passed
     json.dumps(asdict(report), allow_nan=False)
 
@@ -138,7 +138,7 @@ def test_nan_and_infinity_stand_where_they_stood(one: list[float], other: list[f
     ],
 )
 def test_another_interface_or_no_run_fails_with_a_reason(candidate: str, reason: str) -> None:
-    report = verify.verify(unary("y = Relu(x)"), model(candidate))
+    report = verify(unary("y = Relu(x)"), model(candidate))
     assert not report.passed
     assert reason in str(report.reason)
 
@@ -146,10 +146,10 @@ def test_another_interface_or_no_run_fails_with_a_reason(candidate: str, reason:
 def test_a_candidate_that_fails_only_at_size_zero_fails() -> None:
     original = unary("y = Relu(x)")
     candidate = unary("r = Relu(x) f = Gather(r, i) d = Sub(f, f) y = Add(r, d)", i=np.array(0))
-    report = verify.verify(original, candidate)
+    report = verify(original, candidate)
     assert not report.passed and "[0, 4]" in str(report.reason)
     # And where the original itself cannot run at size zero, it is skipped.
-    report = verify.verify(candidate, candidate)
+    report = verify(candidate, candidate)
     assert report.passed and report.samples == 4
     assert any("N=0" in line for line in report.skipped)
 
@@ -186,23 +186,23 @@ def test_a_half_precision_inside_sets_the_tolerance() -> None:
     weight = RNG.standard_normal((4, 4)).astype(np.float16)
     order = [2, 0, 3, 1]
     other = "h0 = Gather<axis=1>(x, i) h = Cast<to=10>(h0) m = MatMul(h, w) y = Cast<to=1>(m)"
-    report = verify.verify(unary(half, w=weight), unary(other, w=weight[order], i=np.array(order)))
+    report = verify(unary(half, w=weight), unary(other, w=weight[order], i=np.array(order)))
     assert report.passed and report.outputs[0].tolerance > 1e-4
-    broken = verify.verify(unary(half, w=weight), unary(half, w=(weight * np.float16(1.05)).astype(np.float16)))
+    broken = verify(unary(half, w=weight), unary(half, w=(weight * np.float16(1.05)).astype(np.float16)))
     assert not broken.passed
     full = unary("m = MatMul(x, w) y = Identity(m)", w=weight.astype(np.float32))
-    assert verify.verify(full, full).outputs[0].tolerance < 1e-3
+    assert verify(full, full).outputs[0].tolerance < 1e-3
 
 
 def test_last_bits_amplified_by_the_original_itself_are_allowed_up_to_a_limit() -> None:
     # sin(200 x): the last bit of x moves the result by 200 last bits.
     one = unary("a = Mul(x, k) y = Sin(a)", k=np.float32(200))
-    near = verify.verify(one, unary("a = Mul(x, k) b = Mul(a, l) y = Sin(b)", k=np.float32(7), l=np.float32(200 / 7)))
+    near = verify(one, unary("a = Mul(x, k) b = Mul(a, l) y = Sin(b)", k=np.float32(7), l=np.float32(200 / 7)))
     assert near.passed and 1e-5 < near.outputs[0].max_rel < 1e-4
-    assert not verify.verify(one, unary("a = Mul(x, k) y = Sin(a)", k=np.float32(200.002))).passed
+    assert not verify(one, unary("a = Mul(x, k) y = Sin(a)", k=np.float32(200.002))).passed
     # At 20000 the limit of ten times the constant is passed: the tolerance stays there.
     one = unary("a = Mul(x, k) y = Sin(a)", k=np.float32(2e4))
-    far = verify.verify(one, unary("a = Mul(x, k) b = Mul(a, l) y = Sin(b)", k=np.float32(7), l=np.float32(2e4 / 7)))
+    far = verify(one, unary("a = Mul(x, k) b = Mul(a, l) y = Sin(b)", k=np.float32(7), l=np.float32(2e4 / 7)))
     assert not far.passed and far.outputs[0].tolerance < 1.2e-4
 
 
@@ -233,19 +233,19 @@ def test_what_onnxruntime_does_to_the_original_too_is_not_blamed_on_the_candidat
 
 def test_like_with_like_has_the_same_tolerance() -> None:
     shifted = cancelling(b=np.full(4, 0.01, np.float32))
-    assert not verify.verify(cancelling(), shifted).passed
+    assert not verify(cancelling(), shifted).passed
     # A model that the optimizer leaves alone gets no note.
-    assert verify.verify(unary("y = Relu(x)"), unary("y = Relu(x)")).outputs[0].note is None
+    assert verify(unary("y = Relu(x)"), unary("y = Relu(x)")).outputs[0].note is None
 
 
 def test_data_replaces_drawn_inputs(tmp_path) -> None:
     one, other = unary("y = Relu(x)"), unary("y = Identity(x)")
     positive = np.abs(RNG.standard_normal((40, 4))).astype(np.float32)
     np.savez(tmp_path / "d.npz", x=positive)
-    report = verify.verify(one, other, data=tmp_path / "d.npz")
+    report = verify(one, other, data=tmp_path / "d.npz")
     assert report.passed and report.shapes == [{"x": [32, 4]}, {"x": [8, 4]}]
-    assert not verify.verify(one, other, data=[{"x": -positive}]).passed
-    assert not verify.verify(one, other).passed
+    assert not verify(one, other, data=[{"x": -positive}]).passed
+    assert not verify(one, other).passed
 
 
 def test_one_reference_serves_many_candidates_and_ignores_later_edits(tmp_path) -> None:
@@ -262,19 +262,19 @@ def test_one_reference_serves_many_candidates_and_ignores_later_edits(tmp_path) 
 def test_sequences_functions_and_no_outputs_at_all() -> None:
     split = "g (float[N,4] x) => (seq(float[N,2]) y) { y = SplitToSequence<axis=1>(x, k) }"
     one = model(split, k=np.array([2, 2]))
-    report = verify.verify(one, one)
+    report = verify(one, one)
     assert report.passed and "y[1]" in [row.name for row in report.outputs]
-    assert not verify.verify(one, model(split, k=np.array([3, 1]))).passed
+    assert not verify(one, model(split, k=np.array([3, 1]))).passed
     text = """g (float[N,4] x) => (float[N,4] y) { y = local.twice(x) }
         <domain: "local", opset_import: ["": 21]> twice (a) => (b) { b = Add(a, a) }"""
-    assert verify.verify(model(text), unary("y = Add(x, x)")).passed
-    assert not verify.verify(model(text), unary("y = Identity(x)")).passed
+    assert verify(model(text), unary("y = Add(x, x)")).passed
+    assert not verify(model(text), unary("y = Identity(x)")).passed
 
 
 def test_a_model_without_inputs_is_compared_too() -> None:
     text = "g () => (float[2] y) { y = Identity(k) }"
-    assert verify.verify(model(text, k=np.ones(2, "f")), model(text, k=np.ones(2, "f"))).passed
-    assert not verify.verify(model(text, k=np.ones(2, "f")), model(text, k=np.zeros(2, "f"))).passed
+    assert verify(model(text, k=np.ones(2, "f")), model(text, k=np.ones(2, "f"))).passed
+    assert not verify(model(text, k=np.ones(2, "f")), model(text, k=np.zeros(2, "f"))).passed
 
 
 def test_large_models_go_through_a_folder_that_is_gone_afterwards(tmp_path, monkeypatch) -> None:
@@ -311,3 +311,11 @@ def test_refusals_of_onnxruntime_are_short_and_quiet(tmp_path, capfd) -> None:
     with pytest.raises(ModelError):
         runtime.session(tmp_path / "bad.onnx")
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_name_is_the_function_and_the_module() -> None:
+    import importlib
+
+    module: Any = importlib.import_module("graphopt.verify")
+    assert module(unary("y = Relu(x)"), unary("y = Relu(x)")).passed
+    assert module.verify is verify
