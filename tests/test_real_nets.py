@@ -49,7 +49,7 @@ def twin(size: str, name: str) -> ir.Model:
 
 
 def outputs(model: ir.Model, feeds: np.ndarray, *, as_written: bool = False) -> np.ndarray:
-    return runtime.run(runtime.session(model, optimize=not as_written), {model.graph.inputs[0].name: feeds})[0]
+    return runtime.run(runtime.session(model, optimize=not as_written), {"x": feeds})[0]
 
 
 def assert_same(one: ir.Model, other: ir.Model, net: Net, batches: tuple[int, ...]) -> None:

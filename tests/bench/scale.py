@@ -1,0 +1,81 @@
+"""Time over many nodes and memory over many bytes: ``python -m tests.bench.scale [--nodes N] [--gigabytes G]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import graphopt
+from tests.bench.table import head, row
+from tests.nets.large import MEASURE, chain, write_matrices
+
+ROOT = Path(__file__).resolve().parents[2]
+WIDTH = 4096
+
+
+def main(arguments: list[str]) -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
+    parser.add_argument("--nodes", type=int, default=20_000, help="Conv and Relu nodes of the chain")
+    parser.add_argument("--gigabytes", type=float, default=3.0, help="size of the external data")
+    parser.add_argument("--only", choices=["nodes", "bytes"])
+    chosen = parser.parse_args(arguments)
+    if chosen.only != "bytes":
+        nodes(chosen.nodes)
+    if chosen.only != "nodes":
+        weights(chosen.gigabytes)
+
+
+def seconds(blocks: int, masked: bool) -> float:
+    """Time of one optimize without verification."""
+    model = chain(blocks, masked=masked)
+    start = time.perf_counter()
+    graphopt.optimize(model, plan="smallest", verify=False)
+    return time.perf_counter() - start
+
+
+def nodes(count: int) -> None:
+    """A chain of ``count`` nodes, half and twice of it."""
+    seconds(50, True)  # imports
+    print(head(["chain", "nodes", "seconds", "time(2n) / time(n)"]))
+    for masked in (False, True):
+        before = None
+        for number in (count // 4, count // 2, count, 2 * count):
+            took = seconds(number // 2, masked)
+            growth = "" if before is None else took / before
+            print(row(["masked" if masked else "unmasked", number, took, growth]), flush=True)
+            before = took
+    print()
+
+
+def weights(gigabytes: float) -> None:
+    """Peak resident memory of a fresh process that optimizes a model with external data."""
+    print(head(["weights", "bytes", "peak bytes", "seconds", "parameters left"]))
+    for layers in (3, max(3, round(gigabytes * 1e9 / (4 * WIDTH**2) + 0.5))):
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_matrices(Path(folder), layers, WIDTH)
+            size = path.with_name("model.onnx.data").stat().st_size
+            done = subprocess.run(
+                [sys.executable, "-c", MEASURE, str(path), str(Path(folder, "out.onnx"))],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                sys.exit(done.stderr)
+            found = json.loads(done.stdout)
+        cells = [f"{layers} layers", size, found["peak_bytes"], found["seconds"], found["parameters"]]
+        print(row(cells), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
