@@ -1,4 +1,13 @@
-"""Shape inference in place, by onnx's own C++ inference.
+"""Shape inference in place.
+
+Two inferences work together, because each knows what the other does not, and each is wrong somewhere (found by running
+both on every node test of onnx and comparing with the real outputs, with sizes static and symbolic):
+
+* onnx's C++ inference is the judge. It is fast and, but for `BARRIERS`, right. It loses sizes that are computed:
+  ``Reshape(x, Concat(Shape(x)[:1], [-1]))`` is how torch writes "flatten".
+* The package onnx-shape-inference computes with sizes. It is wrong for Unique, for Split, Slice, Squeeze and Resize
+  whose parameters are not constant or whose sizes are symbolic, and guesses in loops. So it sees only the operators of
+  `COMPUTED`, and of its answers only static sizes are taken, only where the C++ inference has none.
 
 Part of the family ``graphopt/model*.py``; use it through `graphopt.model`.
 """
@@ -12,6 +21,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 from onnx.onnx_cpp2py_export import shape_inference as cpp
+from onnx_shape_inference import infer_symbolic_shapes
 
 from graphopt import model_proto
 from graphopt.errors import ModelError
@@ -29,9 +39,16 @@ def infer_shapes(model: ir.Model) -> None:
     Raises:
         ModelError: Shapes or types contradict each other; says at which node.
     """
-    inferred = onnx.ModelProto.FromString(_infer(_light(model).SerializeToString(), "the model"))
-    with model_proto.no_collection():
-        _merge(model.graph, inferred.graph)
+    for _ in range(_ROUNDS):
+        inferred = onnx.ModelProto.FromString(_infer(_light(model).SerializeToString(), "the model"))
+        with model_proto.no_collection():
+            _merge(model.graph, inferred.graph)
+            if not _compute_sizes(model):
+                return
+
+
+_ROUNDS = 3
+"""A computed size settles others, and those settle computed ones: both in turn until nothing is new, or this often."""
 
 
 def check_proto_shapes(proto: onnx.ModelProto, where: str) -> None:
@@ -238,4 +255,92 @@ def _refine(value: ir.Value, kind: onnx.TypeProto) -> None:
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dim.HasField("dim_value"):
         return dim.dim_value
-    return dim.dim_param or None
+    name = dim.dim_param
+    # The C++ inference makes these up; as symbols they would say that sizes are equal which need not be.
+    return None if not name or _INVENTED.fullmatch(name) else name
+
+
+_INVENTED = re.compile(r"unk__\d+")
+
+COMPUTED = frozenset(
+    # how sizes are made
+    ("Shape", "Size", "Constant", "ConstantOfShape", "Gather", "Concat", "Cast", "Identity", "Add", "Sub", "Mul", "Div")
+    + ("Reshape", "Expand", "Range", "Flatten", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Where", "Equal", "Tile")
+    # what sizes pass through
+    + ("MatMul", "Gemm", "Conv", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Erf", "Sqrt", "Softmax")
+    + ("BatchNormalization", "LayerNormalization")
+)
+"""Operators of the standard domain that onnx-shape-inference may look at."""
+
+
+def _compute_sizes(model: ir.Model) -> bool:
+    """Settle unknown sizes of the main graph by computing with symbols; whether any was settled."""
+    makes_sizes = any(node.op_type in ("Shape", "Size", "Range", "Reshape") for node in model.graph)
+    if not makes_sizes or not any(_is_open(value) for node in model.graph for value in node.outputs):
+        return False
+    # On a copy: it renames sizes of inputs, and what it must not see is hidden there.
+    copied = model.clone()
+    copied.functions.clear()
+    for node in copied.graph:
+        if node.domain or node.op_type not in COMPUTED or not _is_safe(node):
+            node.domain = HIDDEN
+            for name in [name for name, attribute in node.attributes.data.items() if attribute.type in _GRAPHS]:
+                node.attributes.pop(name)
+    copied.opset_imports[HIDDEN] = 1
+    try:
+        infer_symbolic_shapes(copied, warn_on_missing=False, adopt_declared_symbols=False)
+    except Exception:  # contradictions are the judge's to find; here it only means that nothing is learnt
+        return False
+    settled = False
+    for node, node_copy in zip(model.graph, copied.graph, strict=True):
+        for value, found in zip(node.outputs, node_copy.outputs, strict=True):
+            if found.shape is None or not _is_open(value):
+                continue
+            if value.shape is None:
+                if value.type is None:
+                    continue
+                value.shape = ir.Shape([_static(size) for size in found.shape.dims])
+                settled = True
+            elif len(value.shape) == len(found.shape):
+                sizes = [
+                    new if not isinstance(old, int) and new is not None else old
+                    for old, new in zip(value.shape.dims, map(_static, found.shape.dims), strict=True)
+                ]
+                if any(new is not old for new, old in zip(sizes, value.shape.dims, strict=True)):
+                    value.shape = ir.Shape(sizes)
+                    settled = True
+    return settled
+
+
+def _static(size: Any) -> int | None:
+    """The number that a size is. A computed number can come as a symbol: the text ``"1024"``."""
+    if isinstance(size, int):
+        return size
+    return int(size.value) if isinstance(size.value, str) and size.value.isdecimal() else None
+
+
+def _is_open(value: ir.Value) -> bool:
+    """Whether the shape, or one of the sizes, is neither a number nor a name."""
+    if value.shape is None:
+        return True
+    return any(not isinstance(size, int) and size.value is None for size in value.shape.dims)
+
+
+def _is_safe(node: ir.Node) -> bool:
+    """Whether onnx-shape-inference is right about this one: parameters constant, and the sizes that they cut static."""
+    if node.op_type not in ("Slice", "Squeeze", "Unsqueeze"):
+        return True
+    if node.op_type in ("Squeeze", "Unsqueeze") and "axes" in node.attributes:
+        return True  # before opset 13
+    place = 3 if node.op_type == "Slice" else 1
+    given = node.inputs[place] if len(node.inputs) > place else None
+    axes = ir.convenience.get_const_tensor(given) if given is not None else None
+    if axes is None:
+        return False
+    if node.op_type != "Slice":
+        return True
+    data = node.inputs[0]
+    if data is None or data.shape is None:
+        return False
+    rank = len(data.shape)
+    return all(-rank <= axis < rank and isinstance(data.shape[axis], int) for axis in map(int, axes.numpy().flat))

@@ -395,6 +395,71 @@ def test_shapes_are_inferred_in_place_and_known_ones_stay() -> None:
     assert branch.outputs[0].shape is not None and branch.outputs[0].shape[1] == 3
 
 
+HEAD = """<ir_version: 9, opset_import: ["" : 18]>
+g (float[N, 64, 4, 4] x, float[B, S, 768] h) => (y) """
+COMPUTED = {
+    # name: (the graph, what must be known of the shape of y)
+    "flatten": ("<int64[2] s = {0, -1}> { y = Reshape (x, s) }", [None, 1024]),
+    "torch's flatten": (
+        "<int64[1] m = {-1}> { s = Shape <start = 0, end = 1> (x)  c = Concat <axis = 0> (s, m)  y = Reshape (x, c) }",
+        [None, 1024],
+    ),
+    "flatten the batch too": ("<int64[2] s = {-1, 1024}> { y = Reshape (x, s) }", [None, 1024]),
+    "torch's channel shuffle": (
+        """<int64 i = {1}, int64 two = {2}, int64[1] a = {0}, int64[1] g2 = {2}, int64[1] m = {-1}>
+        { n = Shape <start = 0, end = 1> (x)  s = Shape (x)  c = Gather <axis = 0> (s, i)  d = Div (c, two)
+          u = Unsqueeze (d, a)  k = Concat <axis = 0> (n, g2, u, m)  y = Reshape (x, k) }""",
+        [None, 2, 32, 16],
+    ),
+    "torch's chunk": (
+        """<int64 i = {1}, int64 two = {2}, int64[1] a = {0}, int64[1] z = {0}, int64[1] one = {1}>
+        { s = Shape (x)  g = Gather <axis = 0> (s, i)  d = Div (g, two)  u = Unsqueeze (d, a)
+          y = Slice (x, z, u, one) }""",
+        [None, 32, 4, 4],
+    ),
+    "heads": ("<int64[4] s = {0, 0, 12, 64}> { y = Reshape (h, s) }", [None, None, 12, 64]),
+    "range": (
+        """<int64 i = {1}, int64 a = {0}, int64 d = {1}>
+        { s = Shape (x)  g = Gather <axis = 0> (s, i)  y = Range (a, g, d) }""",
+        [64],
+    ),
+    "behind a computed size": (
+        "<int64[1] m = {-1}> { s = Shape <start = 0, end = 1> (x)  c = Concat <axis = 0> (s, m)  r = Reshape (x, c)"
+        "  t = LpNormalization (r)  y = Relu (t) }",
+        [None, 1024],
+    ),
+    # Near misses: not known, so nothing may be said.
+    "a slice of a symbolic axis": (
+        "<int64[1] z = {0}, int64[1] e = {999}> { y = Slice (h, z, e, z) }",
+        [None, None, 768],
+    ),
+    "a split whose parts are computed": (
+        "<int64[1] one = {1}> { s = Shape <start = 2, end = 3> (x)  m = Sub (s, one)  c = Concat <axis = 0> (one, m)"
+        "  y, z = Split <axis = 2> (x, c) }",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMPUTED)
+def test_computed_sizes(case: str) -> None:
+    """What is said about a shape is compared with what onnxruntime makes, for two sets of symbolic sizes."""
+    body, expected = COMPUTED[case]
+    model = models.load(onnx.parser.parse_model(HEAD + body))
+    models.infer_shapes(model)
+    shape = model.graph.outputs[0].shape
+    said = None if shape is None else [size if isinstance(size, int) else None for size in shape]
+    if expected is not None:
+        assert said == expected
+    for n, s in ((3, 5), (1, 7)):
+        feeds = {"x": np.zeros((n, 64, 4, 4), "f"), "h": np.zeros((n, s, 768), "f")}
+        (result, *_) = run(models.serialize(model), **feeds)
+        assert said is None or len(said) == result.ndim
+        assert all(size in (None, real) for size, real in zip(said or [], result.shape, strict=False))
+    # A symbol says that sizes are equal, so none may be made up.
+    assert shape is None or not any(str(size).startswith(("unk__", "_d")) for size in shape)
+
+
 def test_attention_gets_no_wrong_static_size() -> None:
     proto = onnx.parser.parse_model("""
         <ir_version: 11, opset_import: ["" : 23]>
