@@ -12,7 +12,7 @@ from graphopt.cli import options, terminal
 if TYPE_CHECKING:
     from graphopt.demo import Story
 
-EXAMPLE = "Example: `graphopt demo --out /tmp/demo`, then open report.html in that folder"
+EXAMPLE = "Example: `graphopt demo --out story`, then open report.html in that folder"
 
 
 def command(
