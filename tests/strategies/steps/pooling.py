@@ -16,7 +16,9 @@ def _output(size: int, begin: int, end: int, kernel: int, stride: int, dilation:
     if room < 0:
         raise InapplicableError("the window is larger than the value")
     out = (-(-room // stride) if ceil else room // stride) + 1
-    return out - 1 if ceil and (out - 1) * stride >= size + begin else out
+    if ceil and (out - 1) * stride >= size + begin:
+        raise InapplicableError("a window in the padding alone: shape inference and kernels of onnxruntime disagree")
+    return out
 
 
 @step(is_image, weight=5)

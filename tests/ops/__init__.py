@@ -1,0 +1,1 @@
+"""One table per operator family: what must shrink to how many parameters, and what must not shrink."""
