@@ -39,12 +39,21 @@ def infer_shapes(model: ir.Model) -> None:
     Raises:
         ModelError: Shapes or types contradict each other; says at which node.
     """
+    settled: list[tuple[ir.Value, ir.Shape | None]] = []
     for _ in range(_ROUNDS):
-        inferred = onnx.ModelProto.FromString(_infer(_light(model).SerializeToString(), "the model"))
+        try:
+            inferred = onnx.ModelProto.FromString(_infer(_light(model).SerializeToString(), "the model"))
+        except ModelError:
+            if not settled:
+                raise
+            for value, shape in settled:  # the judge does not agree with what was computed
+                value.shape = shape
+            return
         with model_proto.no_collection():
             _merge(model.graph, inferred.graph)
-            if not _compute_sizes(model):
-                return
+            settled = _compute_sizes(model)
+        if not settled:
+            return
 
 
 _ROUNDS = 3
@@ -169,6 +178,10 @@ def _infer(data: bytes, where: str) -> bytes:
         data = proto.SerializeToString()
     try:
         return cpp.infer_shapes(data, True, True, True)
+    except Exception:
+        pass  # once more without following the contents of shape tensors, which fails on some correct models
+    try:
+        return cpp.infer_shapes(data, True, True, False)
     except Exception as error:
         text = " ".join(str(error).split())
         if any(pattern.search(text) for pattern in FALSE_ALARMS):
@@ -262,22 +275,20 @@ def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
 
 _INVENTED = re.compile(r"unk__\d+")
 
-COMPUTED = frozenset(
-    # how sizes are made
-    ("Shape", "Size", "Constant", "ConstantOfShape", "Gather", "Concat", "Cast", "Identity", "Add", "Sub", "Mul", "Div")
-    + ("Reshape", "Expand", "Range", "Flatten", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Where", "Equal", "Tile")
-    # what sizes pass through
-    + ("MatMul", "Gemm", "Conv", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Erf", "Sqrt", "Softmax")
-    + ("BatchNormalization", "LayerNormalization")
+_SIZES = (
+    "Shape Size Constant ConstantOfShape Gather Concat Cast Identity Add Sub Mul Div Where Equal Range Reshape Expand"
 )
+_MOVES = "Flatten Transpose Slice Squeeze Unsqueeze Tile"
+_PASSES = "MatMul Gemm Conv Relu LeakyRelu Sigmoid Tanh Erf Sqrt Softmax BatchNormalization LayerNormalization"
+COMPUTED = frozenset(f"{_SIZES} {_MOVES} {_PASSES}".split())
 """Operators of the standard domain that onnx-shape-inference may look at."""
 
 
-def _compute_sizes(model: ir.Model) -> bool:
-    """Settle unknown sizes of the main graph by computing with symbols; whether any was settled."""
+def _compute_sizes(model: ir.Model) -> list[tuple[ir.Value, ir.Shape | None]]:
+    """Settle unknown sizes of the main graph by computing with symbols; the changed values and their shapes before."""
     makes_sizes = any(node.op_type in ("Shape", "Size", "Range", "Reshape") for node in model.graph)
     if not makes_sizes or not any(_is_open(value) for node in model.graph for value in node.outputs):
-        return False
+        return []
     # On a copy: it renames sizes of inputs, and what it must not see is hidden there.
     copied = model.clone()
     copied.functions.clear()
@@ -290,8 +301,8 @@ def _compute_sizes(model: ir.Model) -> bool:
     try:
         infer_symbolic_shapes(copied, warn_on_missing=False, adopt_declared_symbols=False)
     except Exception:  # contradictions are the judge's to find; here it only means that nothing is learnt
-        return False
-    settled = False
+        return []
+    settled: list[tuple[ir.Value, ir.Shape | None]] = []
     for node, node_copy in zip(model.graph, copied.graph, strict=True):
         for value, found in zip(node.outputs, node_copy.outputs, strict=True):
             if found.shape is None or not _is_open(value):
@@ -299,16 +310,16 @@ def _compute_sizes(model: ir.Model) -> bool:
             if value.shape is None:
                 if value.type is None:
                     continue
+                settled.append((value, None))
                 value.shape = ir.Shape([_static(size) for size in found.shape.dims])
-                settled = True
             elif len(value.shape) == len(found.shape):
                 sizes = [
                     new if not isinstance(old, int) and new is not None else old
                     for old, new in zip(value.shape.dims, map(_static, found.shape.dims), strict=True)
                 ]
                 if any(new is not old for new, old in zip(sizes, value.shape.dims, strict=True)):
+                    settled.append((value, value.shape))
                     value.shape = ir.Shape(sizes)
-                    settled = True
     return settled
 
 
