@@ -9,7 +9,6 @@ while it runs.
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import statistics
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 from graphopt import model as _model
 from graphopt import runtime
 from graphopt.errors import ModelError, UsageError
-from graphopt.samples import Feeds, Inputs, Shapes, Style
+from graphopt.samples import Inputs, Shapes
 
 _WARM_UP_RUNS = 3
 _WARM_UP_SHARE = 0.1  # of the measuring time: caches, the allocator and the clock settle
@@ -122,7 +121,8 @@ def bench(
                 help="only models with the same inputs can be compared",
             )
     inputs = Inputs(_model.load(models[0], clone=False), shapes)
-    feeds = _runnable(inputs, sessions[0], seed)
+    sizes, style = inputs.settle(lambda feeds: runtime.run(sessions[0], feeds), seed=(seed, 0), batches=(1, 2))
+    feeds = inputs.draw(sizes, seed=(seed, 0), style=style)
     bound = [runtime.Bound(session, feeds, provider=provider) for session in sessions]
     times = _measure(bound, seconds)
     medians = [statistics.median(runs) for runs in times]
@@ -164,26 +164,6 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _runnable(inputs: Inputs, session: Any, seed: int) -> Feeds:
-    """Inputs at batch 1 and the most natural other sizes at which the model runs."""
-    inputs.require()
-    first: ModelError | None = None
-    styles: tuple[Style, ...] = ("any", "cautious")
-    for style, sizes in itertools.product(styles, inputs.typical(batches=(1, 2))):
-        try:
-            feeds = inputs.draw(sizes, seed=(seed, 0), style=style)
-            runtime.run(session, feeds)
-        except ModelError as error:
-            first = first or error
-        else:
-            return feeds
-    raise ModelError(
-        f"the model runs at none of the sizes that were tried: {first.what if first else ''}",
-        where=first.where if first else None,
-        help="give sizes at which it runs: --shape NAME=1,3,224,224",
-    ) from first
 
 
 def _inputs_of(session: Any) -> dict[str, str]:

@@ -9,7 +9,7 @@ which order).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -193,6 +193,42 @@ class Inputs:
                     variants.append(sizes)
             if variants:
                 yield variants
+
+    def settle(
+        self, run: Callable[[Feeds], Any], *, seed: int | Sequence[int] = 0, batches: Sequence[int] = (2, 1)
+    ) -> tuple[Sizes, Style]:
+        """Find typical sizes at which a model runs.
+
+        Args:
+            run: Runs the model; a ModelError means that it does not run on these inputs.
+            seed: For the inputs.
+            batches: Batch sizes to try.
+
+        Returns:
+            The sizes, and the style of drawing that was needed (see :meth:`draw`).
+
+        Raises:
+            ModelError: An input cannot be drawn, or the model runs at none of the sizes.
+        """
+        self.require()
+        first: tuple[Sizes, ModelError] | None = None
+        styles: tuple[Style, ...] = ("any", "cautious")
+        for style in styles:
+            for sizes in self.typical(batches):
+                try:
+                    run(self.draw(sizes, seed=seed, style=style))
+                except ModelError as error:
+                    first = first or (sizes, error)
+                else:
+                    return sizes, style
+        assert first is not None  # at least one size is tried
+        sizes, error = first
+        like = " ".join(f"--shape {name}={','.join(map(str, s))}" for name, s in self.shapes(sizes).items() if s)
+        raise ModelError(
+            f"the model runs at none of the sizes that were tried: {error.what}",
+            where=error.where,
+            help=f"give sizes at which it runs, in place of these: {like}" if like else error.help,
+        ) from error
 
     def draw(self, sizes: Sizes, *, seed: int | Sequence[int] = 0, style: Style = "any") -> Feeds:
         """Draw one set of inputs.

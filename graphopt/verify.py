@@ -303,26 +303,10 @@ class Reference:
 
     def _runnable(self) -> Iterator[_Case]:
         """Typical sizes at which the original runs, then its edges."""
-        self._inputs.require()
-        first: ModelError | None = None
-        found: _Case | None = None
-        styles: tuple[Style, ...] = ("any", "cautious")
-        for self._style in styles:
-            for sizes in self._inputs.typical():
-                case = self._try(sizes, 0)
-                if isinstance(case, _Case):
-                    found = case
-                    break
-                first = first or case
-            if found:
-                break
-        if found is None:
-            name = next(iter(self._inputs.ranks()), "INPUT")
-            raise ModelError(
-                f"the model runs at none of the sizes that were tried: {first.what if first else ''}",
-                where=first.where if first else None,
-                help=f"give sizes at which it runs: --shape {name}=1,3,224,224",
-            ) from first
+        sizes, self._style = self._inputs.settle(lambda inputs: runtime.run(self._plain, inputs), seed=(self._seed, 0))
+        found = self._try(sizes, 0)
+        if isinstance(found, ModelError):
+            raise found
         yield found
         number = 1
         for variants in self._inputs.edges(found.sizes):
