@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, reject, seed, settings
 from tests.strategies import check
 from tests.strategies.builder import Builder
 from tests.strategies.graphs import Graph, build, feeds, graphs
-from tests.strategies.recipe import Recipe
+from tests.strategies.recipe import Recipe, shrink
 
 PLANS = ("smallest", "fastest")
 SHORT = settings(
@@ -119,6 +119,16 @@ def test_a_recipe_gives_the_same_model_twice() -> None:
     assert build(recipe).model.SerializeToString() == build(recipe).model.SerializeToString()
     assert build(Recipe.parse(str(recipe).split("'")[1])).model == build(recipe).model
     assert build(recipe).model.SerializeToString() != build(Recipe.random(8)).model.SerializeToString()
+
+
+def test_a_recipe_shrinks_to_what_is_asked_of_it() -> None:
+    def has_softmax(recipe: Recipe) -> bool:
+        return any(node.op_type == "Softmax" for node in build(recipe).model.graph.node)
+
+    recipe = next(r for r in map(Recipe.random, range(100)) if has_softmax(r) and len(r.steps) > 10)
+    small = shrink(recipe, has_softmax, budget=2000)
+    assert has_softmax(small) and len(small.steps) <= 2
+    assert len(build(small).model.graph.node) < len(build(recipe).model.graph.node) // 4
 
 
 def _scaled(factor: float) -> onnx.ModelProto:

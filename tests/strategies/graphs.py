@@ -25,7 +25,7 @@ from tests.strategies.steps.registry import STEPS
 
 OPSETS = [18, 13, 14, 15, 16, 17, 19, 20, 21, 22, 23]
 STATIC_BATCH = 2
-MAX_OUTPUTS = 6
+MAX_OUTPUTS = 9
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def build(recipe: Recipe) -> Graph:
     opset, dynamic = c.pick(OPSETS), not c.chance(25)
     b = Builder(opset, dynamic, constant_nodes=c.chance(25), value_info=c.chance(30), zero=dynamic and not c.chance(20))
     _inputs(b, c)
-    least = c.between(1, MAX_OUTPUTS)
+    wanted = c.pick([1, 3, 4, 6, MAX_OUTPUTS, MAX_OUTPUTS])
     names = c.chance(20)
     for data in recipe.steps:
         _step(b, Choices(data, recipe.seed))
@@ -111,7 +111,7 @@ def build(recipe: Recipe) -> Graph:
         _step(b, Choices(bytes([0, 0, 0, i]), recipe.seed))
     made = {n for node in b.nodes for n in node.output}
     leaves = [v for v in reversed(b.pool) if v.name in made and not b.is_used(v)]
-    outputs = leaves[: max(least, 1)]
+    outputs = leaves[:wanted]
     inner = [v for v in reversed(b.pool) if v.name in made and b.is_used(v)]
     if c.chance(35) and inner:  # a value that is an output and is read as well
         outputs.append(c.pick(inner))
