@@ -257,6 +257,8 @@ def _refine(value: ir.Value, kind: onnx.TypeProto) -> None:
         value.shape = ir.Shape([_size(size) for size in sizes])
         return
     before = value.shape.dims
+    if len(before) != len(sizes):
+        return  # only the lenient inference lets this pass; then the declared rank stays
     after: list[Any] = [
         size.dim_value if not isinstance(old, int) and size.HasField("dim_value") else old
         for old, size in zip(before, sizes, strict=True)
