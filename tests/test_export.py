@@ -276,6 +276,27 @@ def test_recurrent_and_hook_made_weights() -> None:
         assert net.rnn._flat_weights is flat
 
 
+def test_chunks_are_a_split() -> None:
+    class Chunks(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            a, b, c = x.chunk(3, -1)  # 7 = 3 + 3 + 1
+            d, e = torch.split(x, [5, 2], 1)
+            return a + b, b, c, d.relu(), e
+
+    model = export(Chunks(), torch.randn(2, 7), dynamic_shapes=(BATCH,), output_names=["o", "b", "c", "d", "e"])
+    assert [value.name for value in model.graph.outputs] == ["o", "b", "c", "d", "e"]
+    operators = [node.op_type for node in model.graph]
+    assert operators.count("Split") == 2 and not {"SplitToSequence", "SequenceAt"} & set(operators)
+    assert STACK_TRACE in next(node for node in model.graph if node.op_type == "Split").metadata_props
+
+    class Unknown(nn.Module):  # near miss: the length of the axis is not known
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.split(x, [2, x.shape[0] - 2])[0]
+
+    model = export(Unknown(), torch.randn(5, 7), dynamic_shapes=({0: Dim("n", min=3)},))
+    assert "SplitToSequence" in [node.op_type for node in model.graph]
+
+
 # --- what comes in ---------------------------------------------------------------------------------------------------
 
 

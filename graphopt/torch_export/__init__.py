@@ -6,6 +6,7 @@
     arguments.py    example inputs and their dynamic axes, flattened; the same at other sizes
     untouched.py    a module is put into eval mode, its masks made visible, and afterwards everything is as it was
     convert.py      the two exporters of torch, and light clean-ups that fold no mask
+    sequences.py    parts read from a sequence become a Split
     blame.py        which line of the user's an exception comes from
     proof.py        the exported model computes what the module computes
 

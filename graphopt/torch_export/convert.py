@@ -25,6 +25,7 @@ from graphopt.errors import GraphoptError, UsageError
 from graphopt.torch_export.arguments import Arguments, bind, symbol_of
 from graphopt.torch_export.blame import failure, is_users
 from graphopt.torch_export.proof import prove
+from graphopt.torch_export.sequences import split_plainly
 from graphopt.torch_export.untouched import restored, visible_masks
 
 STACK_TRACE = "pkg.torch.onnx.stack_trace"
@@ -194,8 +195,9 @@ def _name_axes(model: ir.Model, arguments: Arguments) -> None:
 
 
 def _clean(model: ir.Model, request: Request) -> None:
-    """Identities, unused nodes and Constant nodes go; nothing is computed, unless folding was asked for."""
+    """Identities, unused nodes, Constant nodes and sequences of parts go; nothing is computed unless `fold` says so."""
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    split_plainly(model)
     common.IdentityEliminationPass()(model)
     if request.fold:
         from onnxscript.optimizer import fold_constants
