@@ -35,12 +35,17 @@ class Net:
         self._inputs.append(helper.make_tensor_value_info(name, TYPES[dtype], shape))
         return name
 
+    def default(self, name: str, data: np.ndarray) -> str:
+        """A graph input with a default value: an initializer that a user may override."""
+        self._constants.append(numpy_helper.from_array(data, name))
+        return self.input(name, *data.shape)
+
     def constant(self, data: Operand) -> str:
         """An initializer; Python floats become float32, Python integers int64."""
         if isinstance(data, str):
             return data
         array = np.asarray(data)
-        if array.dtype == np.float64:
+        if array.dtype == np.float64 and not isinstance(data, np.ndarray | np.generic):
             array = array.astype(np.float32)
         self._count += 1
         name = f"const{self._count}"

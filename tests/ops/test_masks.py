@@ -223,6 +223,16 @@ def test_a_mask_that_is_an_input_stays(place: str, kind: str) -> None:
     examine(Case("", lambda: build(form), least=full, stays=("Mul",) if kind == "f" else ("Where",)))
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_a_mask_that_is_the_default_of_an_input_stays(place: str) -> None:
+    def form(net: Net, x: str, s: tuple[int, ...]) -> str:
+        return net("Mul", x, net.default("gate_m", _column(s)))
+
+    build, most = PLACES[place]
+    full = 2 + (most - 2) // 4 * 7 - (0 if "norm" not in place else 28)
+    examine(Case("", lambda: build(form), least=full, stays=("Mul",)))
+
+
 def test_a_mask_computed_from_the_data_stays() -> None:
     def form(net: Net, x: str, s: tuple[int, ...]) -> str:
         sign = net("Greater", net("GlobalAveragePool", x), 0.0)
