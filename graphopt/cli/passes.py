@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from graphopt.cli import options, terminal
+from graphopt.errors import UsageError, nearest
 
 EXAMPLE = "Example: `graphopt passes`, then `graphopt passes narrow`"
 
@@ -24,7 +25,14 @@ def command(
 
     known = registry.passes()
     if name is not None:
-        options.one_of(name, list(known), "NAME")
+        if name not in known:
+            close = nearest(name, known)
+            advice = f"did you mean {close}? " if close else ""
+            raise UsageError(
+                f"there is no pass named {name!r}",
+                where="graphopt passes",
+                help=f"{advice}`graphopt passes` lists them",
+            )
         known = {name: known[name]}
 
     if json:
