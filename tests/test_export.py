@@ -604,7 +604,12 @@ def test_target_with_its_own_inputs(folder: Path, name: str) -> None:
         ("some_nets.sub:net", UsageError, "there is no module 'some_nets.sub'", "install it"),
         ("some_nets:factry", UsageError, "has no 'factry'", "did you mean factory?"),
         ("some_nets:number", UsageError, "'number' gives a int", "torch.nn.Module"),
-        ("some_nets:net", UsageError, "missing a required argument: 'x'", "forward(x, ids, scale=2.0)"),
+        (
+            "some_nets:net",
+            UsageError,
+            "without example inputs",
+            "--input x=float32[1,3,32,32]; forward takes x, ids, scale",
+        ),
         ("some_nets:broken", GraphoptError, "RuntimeError: no weights", "some_nets.py:22 in broken"),
         ("bad_syntax:net", GraphoptError, "SyntaxError", "bad_syntax.py:1"),
         ("bad_import:net", GraphoptError, "no_such_package_at_all", "bad_import.py:1"),

@@ -122,12 +122,20 @@ def export_target(
     axes = parse_dynamic(dynamic, specs or None)
     _require_torch()
     _check_exporter(exporter)
-    from graphopt.torch_export.target import example_inputs, load_target
+    from graphopt.torch_export.target import example_inputs, load_target, parameters
 
     found = load_target(target)
     args, kwargs, names = found.args, found.kwargs, None
     if specs:
         args, kwargs, names = example_inputs(found.module, specs, seed)
+    elif not args and not kwargs and not hasattr(found.module, "example_inputs"):
+        wanted = parameters(found.module)
+        raise UsageError(
+            f"'{target}' comes without example inputs",
+            target,
+            f"describe them, for example --input {wanted[0] if wanted else 'x'}=float32[1,3,32,32]"
+            + (f"; forward takes {', '.join(wanted)}" if wanted else ""),
+        )
     return export(
         found.module,
         args,

@@ -82,12 +82,16 @@ def example_inputs(
     """Example values for the described inputs, by position or by name, and the names of the graph inputs in order."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {spec.name: _example(spec, generator) for spec in specs}
-    if isinstance(module, torch.nn.Module):
-        parameters = inspect.signature(module.forward).parameters
-        if all(name in parameters for name in tensors):
-            ordered = {name: tensors[name] for name in parameters if name in tensors}
-            return (), ordered, list(ordered)
+    known = parameters(module)
+    if all(name in known for name in tensors):
+        ordered = {name: tensors[name] for name in known if name in tensors}
+        return (), ordered, list(ordered)
     return tuple(tensors.values()), {}, list(tensors)
+
+
+def parameters(module: torch.nn.Module | torch.export.ExportedProgram) -> list[str]:
+    """The names of what ``forward`` takes; none for an exported program, whose inputs are given in order."""
+    return list(inspect.signature(module.forward).parameters) if isinstance(module, torch.nn.Module) else []
 
 
 def _example(spec: InputSpec, generator: torch.Generator) -> torch.Tensor:
