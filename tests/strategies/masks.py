@@ -104,6 +104,9 @@ def _dynamic(b: Builder, c: Choices, size: int, rank: int, axis: int) -> tuple[s
     """A mask that is a graph input."""
     kind = c.pick(["f", "b"])
     name = b.input_once(f"gate_{kind}{size}", (size,), kind)
+    if c.chance(25):  # a default value, which a user may override
+        default = pattern(c, size).astype(np.float32 if kind == "f" else np.bool_)
+        b.initializers.setdefault(name, numpy_helper.from_array(default, name))
     return _placed(b, c, name, size, rank, axis), kind
 
 

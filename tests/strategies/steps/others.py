@@ -52,6 +52,35 @@ def branch(b: Builder, c: Choices, x: Value) -> None:
     b.push(b.op("If", [condition], x.shape, amp=x.amp + 1, then_branch=yes, else_branch=no))
 
 
+@step(lambda x: x.dtype == "f" and x.rank >= 2 and x.shape[-1] != BATCH, weight=1)
+def loop(b: Builder, c: Choices, x: Value) -> None:
+    """A Loop that carries the value, reads it and a weight from outside, and sometimes collects a second output."""
+    info = helper.make_tensor_value_info
+    size = x.shape[-1]
+    assert isinstance(size, int)
+    w = weight(b, c, [size, size], out_axis=1, in_axis=0, fan_in=size)
+    count = b.const(np.array(c.between(1, 3), np.int64), node=False)
+    go = b.const(np.array(True), node=False)
+    names = {k: b.fresh(k) for k in ("i", "go", "state", "on", "product", "sum", "next")}
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", [names["go"]], [names["on"]]),
+            helper.make_node("MatMul", [names["state"], w.name], [names["product"]]),
+            helper.make_node("Add", [names["product"], x.name], [names["sum"]]),
+            helper.make_node(c.pick(["Tanh", "Softsign"]), [names["sum"]], [names["next"]]),
+        ],
+        "body",
+        [
+            info(names["i"], TensorProto.INT64, []),
+            info(names["go"], TensorProto.BOOL, []),
+            info(names["state"], TensorProto.FLOAT, x.shape),
+        ],
+        [info(names["on"], TensorProto.BOOL, []), info(names["next"], TensorProto.FLOAT, x.shape)],
+    )
+    b.use(x.name)
+    b.push(b.op("Loop", [count, go, x], x.shape, amp=1.0, body=body))
+
+
 @step(lambda x: x.dtype == "f" and x.rank == 3 and batch_first(x), weight=1)
 def recurrent(b: Builder, c: Choices, x: Value) -> None:
     """(N, T, C) as a sequence of length N in batches of T, or the other way round."""
