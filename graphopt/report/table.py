@@ -123,7 +123,7 @@ def show_verification(verify: VerifyReport, console: Console) -> None:
 def latencies(report: BenchReport) -> Table:
     """One row a model: the median, its spread, and the ratio to the first (below 1 is faster)."""
     return listing(
-        ("model", "median", "10 % are faster than", "10 % are slower than", "runs", "ratio", "paired ratio"),
+        ("model", "median", "p10", "p90", "runs", "ratio", "paired ratio"),
         (
             (
                 row.name,
