@@ -67,7 +67,7 @@ def tell(
     folder: Path,
     *,
     seed: int = 0,
-    epochs: int = 6,
+    epochs: int = 4,
     bench_seconds: float = 1.0,
     say: Callable[[str], None] = lambda line: None,
     progress: Callable[[str, int, int], None] = lambda label, done, total: None,

@@ -19,11 +19,11 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Which facts hold at a node or value, which rule declined there, and why."""
-    from graphopt import pipeline
+    from graphopt import inspection
 
     with terminal.progress() as step:
         step(f"reading {model.name}")
-        explanation = pipeline.explain(model, name)
+        explanation = inspection.explain(model, name)
 
     if json:
         from graphopt.report import json as report_json

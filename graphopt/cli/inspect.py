@@ -18,18 +18,18 @@ def command(
     every: Annotated[bool, typer.Option("--all", help="Show every row instead of the first ones.")] = False,
 ) -> None:
     """Show what is masked, dead or constant, what could be saved, and what prevents the rest."""
-    from graphopt import pipeline
+    from graphopt import inspection
 
     with terminal.progress() as step:
         step(f"reading {model.name}")
-        inspection = pipeline.inspect(model, assume_finite=not no_assume_finite)
+        found = inspection.inspect(model, assume_finite=not no_assume_finite)
 
     if json:
         from graphopt.report import json as report_json
 
-        typer.echo(report_json.dumps(inspection))
+        typer.echo(report_json.dumps(found))
         return
 
     from graphopt.report import table
 
-    table.show_inspection(inspection, terminal.output(), rows=None if every else table.ROWS)
+    table.show_inspection(found, terminal.output(), rows=None if every else table.ROWS)

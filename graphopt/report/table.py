@@ -16,6 +16,7 @@ from graphopt.report.schema import AxisRow, MaskRow, Moves, Report, Stats, Warni
 
 if TYPE_CHECKING:
     from graphopt.bench import BenchReport
+    from graphopt.inspection import Inspection
     from graphopt.verify import VerifyReport
 
 ROWS = 20
@@ -31,6 +32,25 @@ def show(report: Report, console: Console) -> None:
     show_warnings(report.warnings, console)
     if report.verify is not None:
         show_verification(report.verify, console)
+
+
+def show_inspection(found: Inspection, console: Console, rows: int | None = ROWS) -> None:
+    """Prints what is masked and dead, what could be saved and what prevents the rest; `rows` None prints all."""
+    table = _table("", "now", "possible", "change", numbers=(1, 2, 3))
+    for key, name in (("parameters", "parameters"), ("macs", "multiply-adds"), ("nodes", "nodes")):
+        now, possible = found.savings[key]["before"], found.savings[key]["after"]
+        table.add_row(name, words.count(now), words.count(possible), words.change(now, possible))
+    console.print(table)
+    if not found.masks and not found.axes:
+        console.print("\nnothing is masked, dead or constant along an axis: nothing to narrow")
+    show_masks(found.masks, console, rows)
+    show_axes(found.axes, console, rows)
+    if found.blockers:
+        console.print(f"\nWhat prevents the rest: {len(found.blockers)}")
+        for line in found.blockers[:rows]:
+            console.print(f"  {line}")
+        _more(len(found.blockers), console, rows)
+    show_warnings(found.warnings, console, rows)
 
 
 def sizes(report: Report) -> Table:
@@ -57,52 +77,52 @@ def comparison(before: Stats, after: Stats, titles: tuple[str, str] = ("before",
     return table
 
 
-def show_masks(rows: Sequence[MaskRow], console: Console) -> None:
+def show_masks(rows: Sequence[MaskRow], console: Console, limit: int | None = ROWS) -> None:
     """One row a mask: those that stay first, because they are what a user can do something about."""
     if not rows:
         return
     kept = sum(row.action == "kept" for row in rows)
     table = _table("mask", "kind", "zeros", "action", "why", numbers=(2,))
     ordered = sorted(rows, key=lambda row: row.action != "kept")
-    for row in ordered[:ROWS]:
+    for row in ordered[:limit]:
         table.add_row(row.value, row.kind, f"{row.zeros:,} of {row.size:,}", row.action, row.reason)
     console.print(f"\nMasks: {len(rows) - kept} gone, {kept} kept")
     console.print(table)
-    _more(len(rows), console)
+    _more(len(rows), console, limit)
 
 
-def show_axes(rows: Sequence[AxisRow], console: Console) -> None:
+def show_axes(rows: Sequence[AxisRow], console: Console, limit: int | None = ROWS) -> None:
     """One row for each axis with dead positions."""
     if not rows:
         return
     table = _table("value", "axis", "alive", "dead are", "decided by", "why", numbers=(1, 2))
-    for row in rows[:ROWS]:
+    for row in rows[:limit]:
         table.add_row(row.value, str(row.axis), f"{row.kept:,} of {row.size:,}", row.fill, row.decided_by, row.reason)
     console.print(f"\nAxes with dead positions: {len(rows)}")
     console.print(table)
-    _more(len(rows), console)
+    _more(len(rows), console, limit)
 
 
-def show_moves(title: str, moves: Moves, console: Console) -> None:
+def show_moves(title: str, moves: Moves, console: Console, limit: int | None = ROWS) -> None:
     """The scatters (or gathers) that had to stay, each with the operator that forced it."""
     if not moves.remaining:
         return
     table = _table("value", "forced by")
-    for row in moves.remaining[:ROWS]:
+    for row in moves.remaining[:limit]:
         table.add_row(row.value, row.forced_by)
     console.print(f"\n{title}: {moves.inserted} inserted on the way, {len(moves.remaining)} left")
     console.print(table)
-    _more(len(moves.remaining), console)
+    _more(len(moves.remaining), console, limit)
 
 
-def show_warnings(rows: Sequence[WarningRow], console: Console) -> None:
+def show_warnings(rows: Sequence[WarningRow], console: Console, limit: int | None = ROWS) -> None:
     """One paragraph for each warning, with the node and the user's own source line where they are known."""
-    for row in rows[:ROWS]:
+    for row in rows[:limit]:
         console.print(f"\nwarning[{row.code}]: {row.message}", style="yellow")
         for place in (row.node, row.source_line):
             if place:
                 console.print(f"  --> {place}", style="dim")
-    _more(len(rows), console)
+    _more(len(rows), console, limit)
 
 
 def show_verification(verify: VerifyReport, console: Console) -> None:
@@ -173,6 +193,6 @@ def _table(*titles: str, numbers: Sequence[int] = ()) -> Table:
     return table
 
 
-def _more(rows: int, console: Console) -> None:
-    if rows > ROWS:
-        console.print(f"… and {rows - ROWS} more: all are in the report (--report FILE.html, --json FILE.json)")
+def _more(rows: int, console: Console, limit: int | None) -> None:
+    if limit is not None and rows > limit:
+        console.print(f"… and {rows - limit} more: `--all`, or the report (HTML, JSON), has every one")
