@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from onnx import numpy_helper
 
 from graphopt import runtime
@@ -131,7 +130,7 @@ def test_external_weights_on_request(run: Run, masked: Path, tmp_path: Path) -> 
 
 
 def test_an_impossible_tolerance_is_a_failed_verification(run: Run, masked: Path, tmp_path: Path) -> None:
-    """Dead units with a bias move into the bias of the next layer: a sum in another order, not bit-equal on all samples."""
+    """Dead units with a bias move into the next layer's bias: a sum in another order, so never bit-equal everywhere."""
     wide = write(
         tmp_path / "wide.onnx",
         '<ir_version: 10, opset_import: ["" : 20]> g (float[N, 64] x) => (float[N, 64] y)'
@@ -145,11 +144,9 @@ def test_an_impossible_tolerance_is_a_failed_verification(run: Run, masked: Path
     before = listing(tmp_path)
     arguments = ("optimize", wide, "-o", out, "--rtol", 0, "--atol", 0, "--shape", "x=64,64", "--plan", "smallest")
     ran = run(*arguments)
-    if ran.status == 0:
-        pytest.skip("this machine's kernels add in the same order at both widths")
     assert ran.status == 3 and ran.err.startswith("error: ")
     assert listing(tmp_path) == before
     ran = run(*arguments, "--keep-failed")
     assert ran.status == 3
     assert "--keep-failed" in ran.err and "NOT the same function" in ran.out
-    assert hidden(out) == 32
+    assert sorted(tuple(t.dims) for t in onnx.load(out).graph.initializer if len(t.dims) == 2) == [(32, 64), (64, 32)]
