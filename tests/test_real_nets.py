@@ -109,8 +109,8 @@ def test_no_more_parameters_than_the_twin(size: str, name: str, form: str) -> No
 def test_a_second_run_changes_nothing(size: str, name: str, form: str) -> None:
     once = smallest(size, name, form)
     again = graphopt.optimize(once, plan="smallest", verify=False)
-    assert not [row.name for row in again.report.passes if row.changed]
     assert stats(again.model) == stats(once)
+    assert [node.op_type for node in again.model.graph] == [node.op_type for node in once.graph]
 
 
 @pytest.mark.parametrize("name", ["vgg-alive", "resnet18", "encoder"])
