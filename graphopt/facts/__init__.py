@@ -1,1 +1,1 @@
-"""What is known about a model: read, never edited."""
+"""What is known about a graph: supports, fills, demands, masks. Never edits."""

@@ -1,0 +1,64 @@
+"""What a pass is given: the model it edits, how it shall decide, and where it writes down what it did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from graphopt.facts.constants import Constants
+from graphopt.facts.store import Facts
+from graphopt.facts.walk import analyse
+from graphopt.plan.classes import Kind
+from graphopt.report.schema import WarningRow
+
+STACK_TRACE = "pkg.torch.onnx.stack_trace"
+
+
+@dataclass(slots=True)
+class Context:
+    """The model under optimization and the journal of what happens to it."""
+
+    model: ir.Model
+    constants: Constants
+    kind: Kind = "fastest"
+    target: str = "cpu"
+    assume_finite: bool = True
+    counts: Counter[str] = field(default_factory=Counter)
+    warnings: list[WarningRow] = field(default_factory=list)
+    _facts: Facts | None = None
+
+    def facts(self) -> Facts:
+        """Return the facts of the model as it is now; kept until a pass changes something."""
+        if self._facts is None:
+            self._facts = analyse(self.model, self.constants, assume_finite=self.assume_finite)
+        return self._facts
+
+    def changed(self) -> None:
+        """Forget the facts: the graph is another one now."""
+        self._facts = None
+
+    def record(self, counts: Mapping[str, int]) -> bool:
+        """Add what an edit did to the journal; return whether it did anything."""
+        did = {what: number for what, number in counts.items() if number}
+        self.counts.update(did)
+        if did:
+            self.changed()
+        return bool(did)
+
+    def warn(self, code: str, message: str, node: ir.Node | None = None) -> None:
+        """Tell the user something, once."""
+        row = WarningRow(code, message, None if node is None else node.name, source_line(node))
+        if row not in self.warnings:
+            self.warnings.append(row)
+
+
+def source_line(node: ir.Node | None) -> str | None:
+    """Return the user's own source line that torch's exporter recorded for a node: the innermost of its stack trace."""
+    trace = None if node is None else node.metadata_props.get(STACK_TRACE)
+    if not trace:
+        return None
+    lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    return lines[-1] if lines else None

@@ -1,0 +1,163 @@
+"""Which values are computed from constants alone, what they hold, and whether folding them would grow the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.facts.constants import SMALL, Constants, is_constant, release, tensor_of
+from graphopt.facts.evaluate import Arrays, evaluator
+
+
+@dataclass(slots=True)
+class Expressions:
+    """The constant expressions of a graph, found in one walk; evaluated only when asked."""
+
+    graph: ir.Graph
+    constants: Constants
+    members: set[ir.Value] = field(default_factory=set)
+    _values: dict[ir.Value, np.ndarray] = field(default_factory=dict)
+    _shapes: set[ir.Value] = field(default_factory=set)
+    """Members that are known from recorded sizes, whatever their producer reads."""
+
+    def __post_init__(self) -> None:
+        entries: dict[ir.Value, list[int | None]] = {}
+        for node in self.graph:
+            if node.op_type == "Constant" or node.domain not in ("", "ai.onnx") or evaluator(node) is None:
+                continue
+            found = _entries(node, entries, self)
+            if found is not None:
+                # A shape, or part of one, of which every entry is known although the batch may not be.
+                entries[node.outputs[0]] = found
+                if all(entry is not None for entry in found):
+                    self._remember(node, found)
+            elif node.inputs and all(value is None or self.known(value) for value in _read(node)):
+                self.members.update(node.outputs)
+
+    def _remember(self, node: ir.Node, entries: list[int | None]) -> None:
+        out = node.outputs[0]
+        known = dims.static(out)
+        shape = (len(entries),) if known is None or None in known else known
+        if int(np.prod([size or 0 for size in shape], dtype=np.int64)) != len(entries):
+            return
+        dtype = ir.DataType.INT64 if out.dtype is None else out.dtype
+        self._values[out] = np.array(entries, dtype.numpy()).reshape([size or 0 for size in shape])
+        self._shapes.add(out)
+        self.members.add(out)
+
+    def known(self, value: ir.Value) -> bool:
+        """Tell whether a value is a numeric constant or computed from such."""
+        if value in self.members:
+            return True
+        if not is_constant(value):
+            return False
+        tensor = tensor_of(value)
+        return tensor is not None and tensor.dtype not in (ir.DataType.STRING, ir.DataType.UNDEFINED)
+
+    def array(self, value: ir.Value) -> np.ndarray:
+        """Evaluate a constant expression; small results are remembered, large sources are released."""
+        if value in self._values:
+            return self._values[value]
+        producer = value.producer()
+        if value not in self.members or producer is None:
+            array = self.constants.array(value)
+            assert array is not None
+            return array
+        function = evaluator(producer)
+        assert function is not None
+        operands: Arrays = [None if v is None else self.array(v) for v in _read(producer)]
+        result = function(operands)
+        if result.size > SMALL:
+            result = np.array(result)  # not a view of something that is about to be released
+            for v in _read(producer):
+                tensor = None if v is None or v in self.members else tensor_of(v)
+                if tensor is not None and tensor.size > SMALL:
+                    release(tensor)
+        else:
+            self._values[value] = result
+        return result
+
+    def leaves(self, value: ir.Value) -> set[ir.Value]:
+        """Return the initializers an expression reads."""
+        if value in self._shapes:
+            return set()
+        if value not in self.members:
+            return {value}
+        producer = value.producer()
+        assert producer is not None
+        found: set[ir.Value] = set()
+        for operand in _read(producer):
+            if operand is not None:
+                found |= self.leaves(operand)
+        return found
+
+    def frontier(self) -> list[ir.Value]:
+        """Return expressions that something outside the expressions reads, in graph order."""
+        result = []
+        for node in self.graph:
+            for value in node.outputs:
+                if value in self.members and (
+                    value.is_graph_output() or any(not self._inside(use.node) for use in value.uses())
+                ):
+                    result.append(value)
+        return result
+
+    def _inside(self, node: ir.Node) -> bool:
+        return bool(node.outputs) and node.outputs[0] in self.members
+
+    def size(self, value: ir.Value) -> int:
+        """Return the number of elements of an expression (evaluating it only when its shape is not recorded)."""
+        known = dims.static(value)
+        if known is not None and all(size is not None for size in known):
+            return int(np.prod([size or 0 for size in known], dtype=np.int64))
+        return int(self.array(value).size)
+
+
+def _read(node: ir.Node) -> list[ir.Value | None]:
+    """Return the inputs whose values matter: ``CastLike`` only reads the type of its second."""
+    return list(node.inputs[:1]) if node.op_type == "CastLike" else list(node.inputs)
+
+
+def _entries(node: ir.Node, entries: dict[ir.Value, list[int | None]], known: Expressions) -> list[int | None] | None:
+    """Return the entries of a shape, or of what is taken from shapes, as far as recorded sizes tell; else ``None``."""
+    first = node.inputs[0] if node.inputs else None
+    if node.op_type == "Shape" and first is not None:
+        sizes = dims.static(first)
+        if sizes is None or known.known(first):
+            return None
+        return list(sizes[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(sizes))])
+    if first is None or not any(value in entries for value in node.inputs if value is not None):
+        return None
+    if node.op_type in ("Cast", "Squeeze", "Unsqueeze", "Reshape", "Identity") and first in entries:
+        if node.op_type == "Cast" and (node.outputs[0].dtype or ir.DataType.INT64).is_floating_point():
+            return None
+        return entries[first]
+    if node.op_type == "Gather" and first in entries and node.inputs[1] is not None and known.known(node.inputs[1]):
+        chosen = known.array(node.inputs[1]).ravel()
+        if chosen.size and not (-len(entries[first]) <= chosen.min() and chosen.max() < len(entries[first])):
+            return None
+        return [entries[first][int(position)] for position in chosen]
+    if node.op_type == "Slice" and first in entries and all(v is None or known.known(v) for v in node.inputs[1:]):
+        whole = np.arange(len(entries[first]))
+        arrays = [whole, *(None if v is None else known.array(v) for v in node.inputs[1:])]
+        function = evaluator(node)
+        assert function is not None
+        return [entries[first][int(position)] for position in function(arrays)]
+    if node.op_type == "Concat":
+        parts: list[int | None] = []
+        for value in node.inputs:
+            if value is None:
+                return None
+            if value in entries:
+                parts += entries[value]
+            elif known.known(value) and known.size(value) <= 64:
+                parts += [int(x) for x in known.array(value).ravel()]
+            elif (dims.static(value) or (None,))[0] == 1 and dims.rank(value) == 1:
+                parts.append(None)
+            else:
+                return None
+        return parts
+    return None

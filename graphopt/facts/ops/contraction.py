@@ -1,0 +1,403 @@
+"""Contractions: Conv, ConvTranspose, Gemm, MatMul.
+
+``Conv: n i *s, o i *k, o -> n o *t``. Output position ``o`` is dead if for every input position ``i`` the weight is zero,
+or ``x_i`` is a zero, or ``x_i`` is another constant whose contribution is the same at every output pixel; the fill is the
+bias plus those contributions. Backward, ``i`` is demanded where some demanded live ``o`` has a weight for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.facts.constants import is_constant
+from graphopt.facts.ops.elementwise import own_axis
+from graphopt.facts.rules import Rule, rule, through_links
+from graphopt.facts.store import Facts, Link, Mask, Partial, Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Which axes of which operands a contraction with constant weights multiplies.
+
+    ``x``/``w``/``bias`` are input positions; ``w_in``/``w_out`` axes of the weight; ``position_dependent`` tells that
+    a nonzero constant channel does not contribute the same to every output element (zero padding, batched weights).
+    """
+
+    x: int
+    x_axis: int
+    w: int
+    w_in: int
+    w_out: int
+    out_axis: int
+    bias: int | None = None
+    groups: int = 1
+    position_dependent: bool = False
+    alpha: float = 1.0
+    beta: float = 1.0
+
+
+def geometry(spec: Spec) -> Geometry | None:
+    """Return the geometry a contraction's rule found, or ``None`` for other nodes."""
+    return spec.extra if isinstance(spec.extra, Geometry) else None
+
+
+def input_channels(node: ir.Node, geo: Geometry) -> int | None:
+    """Return the static size of the contracted axis of the data operand."""
+    known = dims.static(node.inputs[geo.x])
+    return None if known is None else known[geo.x_axis]
+
+
+def weights_nonzero(node: ir.Node, geo: Geometry, facts: Facts) -> Mask | None:
+    """Return ``[groups, o, i]`` (bool): is there a weight between output o and input i of a group?
+
+    For ``ConvTranspose`` with groups the weight is ``[i, o/g]`` with the groups along ``i``.
+    """
+    value = node.inputs[geo.w]
+    assert value is not None
+    found = facts.constants.nonzero(value, geo.w_out, geo.w_in)
+    if found is None:
+        return None
+    if geo.groups == 1:
+        return found[None]
+    if geo.w_out < geo.w_in:
+        return found.reshape(geo.groups, -1, found.shape[1])
+    return found.reshape(found.shape[0], geo.groups, -1).transpose(1, 0, 2)
+
+
+def contribution(node: ir.Node, geo: Geometry, fill: np.ndarray, facts: Facts) -> np.ndarray:
+    """Return ``[o]`` (float64): what constant input channels with values ``fill`` (``[i]``, else zero) add to every output.
+
+    Only meaningful where the geometry is not position dependent, and for one group.
+    """
+    value = node.inputs[geo.w]
+    assert value is not None
+    columns = np.flatnonzero(fill)
+    weight = facts.constants.array(value)
+    assert weight is not None
+    taken = np.take(weight, columns, axis=geo.w_in).astype(np.float64)
+    rest = tuple(i for i in range(taken.ndim) if i not in (geo.w_in, geo.w_out))
+    summed = taken.sum(axis=rest) if rest else taken
+    matrix = summed if geo.w_out < geo.w_in else summed.T
+    return geo.alpha * (matrix @ fill[columns].astype(np.float64))
+
+
+def live_inputs(x: ir.Value, size: int, geo: Geometry, facts: Facts) -> tuple[Mask, np.ndarray]:
+    """Return (live, fill), each ``[size]``: inputs that must be multiplied, and the constants of the others."""
+    dead = facts.dead_axes(x).get(geo.x_axis)
+    if dead is None:
+        return np.ones(size, bool), np.zeros(size)
+    live = ~dead.mask
+    fill = np.where(dead.mask, dead.fill, 0).astype(np.float64)
+    if geo.position_dependent or geo.groups > 1:
+        live = live | (fill != 0)
+    return live, np.where(live, 0, fill)
+
+
+class Contraction(Rule):
+    """Facts of every contraction whose weight is a constant."""
+
+    def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        geo = geometry(spec)
+        if geo is None:
+            return
+        known = dims.static(node.outputs[0])
+        x = node.inputs[geo.x]
+        channels = input_channels(node, geo)
+        if known is None or channels is None or x is None:
+            return
+        live, fill = live_inputs(x, channels, geo, facts)
+        nonzero = weights_nonzero(node, geo, facts)
+        if nonzero is None:
+            return
+        if live.all():
+            rows = nonzero.any(axis=2).ravel()
+        else:
+            rows = (nonzero & live.reshape(geo.groups, 1, -1)).any(axis=2).ravel()
+        if rows.all() or not facts.is_finite(x):
+            return
+        size = known[geo.out_axis]
+        if size != rows.size:
+            return
+        mask = ~rows
+        value = np.zeros(size)
+        if fill.any():
+            value += contribution(node, geo, fill, facts)
+        bias = node.inputs[geo.bias] if geo.bias is not None and geo.bias < len(node.inputs) else None
+        if bias is not None:
+            along = facts.along(bias, own_axis(bias, geo.out_axis, len(known)) if node.op_type == "Gemm" else 0, size)
+            if along is None:
+                return
+            mask &= along[0]
+            value += geo.beta * np.where(along[0], along[1], 0).astype(np.float64)
+        out = node.outputs[0]
+        facts.set_dead(out, geo.out_axis, mask, value.astype(out.dtype.numpy()) if out.dtype is not None else value)
+
+    def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        geo = geometry(spec)
+        out = node.outputs[0]
+        if geo is None or facts.demand.get(out) is None:
+            through_links(node, spec, facts)
+            return
+        x = node.inputs[geo.x]
+        size = input_channels(node, geo)
+        known = dims.static(out)
+        nonzero = weights_nonzero(node, geo, facts)
+        if x is None or size is None or known is None or known[geo.out_axis] is None or nonzero is None:
+            through_links(node, spec, facts)
+            return
+        live, _ = live_inputs(x, size, geo, facts)
+        rows = facts.demanded(out, geo.out_axis, nonzero.shape[0] * nonzero.shape[1])
+        dead_out = facts.dead_axes(out).get(geo.out_axis)
+        if dead_out is not None:
+            rows = rows & ~dead_out.mask
+        if geo.groups == 1:
+            columns = (nonzero[0] if rows.all() else nonzero[0][rows]).any(axis=0) & live
+        else:
+            # A group is kept or dropped as a whole; what is dead inside a kept group must be there as planes.
+            columns = np.repeat(rows.reshape(geo.groups, -1).any(axis=1), size // geo.groups)
+        partial: Partial = {}
+        if not columns.all():
+            partial[geo.x_axis] = columns
+        through_links(node, spec, facts, {geo.x: partial})
+        dead_in = facts.dead_axes(x).get(geo.x_axis)
+        if dead_in is not None:
+            facts.need_physically(x, geo.x_axis, columns & dead_in.mask)
+
+
+def _spatial_padding(node: ir.Node) -> bool:
+    """Tell whether zeros may reach the border of a convolution's input."""
+    automatic = node.attributes.get_string("auto_pad", "NOTSET")
+    if automatic == "VALID":
+        return False
+    return automatic != "NOTSET" or any(node.attributes.get_ints("pads", ()))
+
+
+def _bias_operand(node: ir.Node, position: int) -> int | None:
+    return position if len(node.inputs) > position and node.inputs[position] is not None else None
+
+
+@rule("Conv")
+class Conv(Contraction):
+    """``n i *s, o i *k, o -> n o *t``; depthwise: ``n c *s, c 1 *k, c -> n c *t`` (an elementwise link)."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        x, w = node.inputs[0], node.inputs[1]
+        known, weight = dims.static(x), dims.static(w)
+        if known is None or weight is None or dims.rank(node.outputs[0]) != len(known) or len(weight) < 2:
+            return None
+        links = [Link(0, 0, 0, 0)]
+        groups = node.attributes.get_int("group", 1)
+        bias = _bias_operand(node, 2)
+        if not facts.constants.known(w) or weight[0] is None:
+            return Spec(links, reason="its weight is not a constant")
+        links.append(Link(1, 0, 0, 1))
+        if bias is not None:
+            links.append(Link(2, 0, 0, 1))
+        padded = _spatial_padding(node)
+        if known[1] is None:
+            return Spec(links, reason="its number of input channels is unknown")
+        if groups > 1 and weight[1] == 1:
+            links.append(Link(0, 1, 0, 1, np.repeat(np.arange(groups), weight[0] // groups)))
+            return Spec(links, reason="convolution windows overlap", extra="padded" if padded else "unpadded")
+        geo = Geometry(0, 1, 1, 1, 0, 1, bias, groups, position_dependent=padded)
+        return Spec(links, ((0, 1),), reason="convolution windows overlap", extra=geo)
+
+    def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        if not isinstance(spec.extra, str):
+            super().forward(node, spec, facts)
+            return
+        x, w = node.inputs[0], node.inputs[1]
+        known = dims.static(x)
+        assert x is not None and w is not None and known is not None
+        nonzero = facts.constants.nonzero(w, 0, 1)
+        along = facts.along(x, 1, known[1] or 0)
+        if nonzero is None or (along is None and nonzero.all()):
+            return
+        multiplier = nonzero.shape[0] // (known[1] or 1)
+        zero_weights = ~nonzero[:, 0] if facts.is_finite(x) else np.zeros(nonzero.shape[0], bool)
+        mask, fill = zero_weights, np.zeros(nonzero.shape[0])
+        if along is not None:
+            dead, constant = (np.repeat(part, multiplier) for part in along)
+            uniform = dead & (constant == 0) if spec.extra == "padded" else dead
+            weight = facts.constants.array(w)
+            assert weight is not None
+            sums = weight.reshape(weight.shape[0], -1).astype(np.float64).sum(axis=1)
+            fill = np.where(uniform & ~zero_weights, constant * sums, 0)
+            mask = zero_weights | uniform
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is not None:
+            array = facts.constants.array(bias)
+            if array is None:
+                return
+            fill = fill + array.astype(np.float64)
+        out = node.outputs[0]
+        facts.set_dead(out, 1, mask, fill.astype(out.dtype.numpy()) if out.dtype is not None else fill)
+
+    def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        super().backward(node, spec, facts)
+        x = node.inputs[0]
+        out_sizes = dims.static(node.outputs[0])
+        if not isinstance(spec.extra, str) or x is None or out_sizes is None or facts.demand.get(node.outputs[0]) is None:
+            return
+        dead_in = facts.dead_axes(x).get(1)
+        if dead_in is None or out_sizes[1] is None:
+            return
+        # A constant that padding turns into a border needs its plane.
+        needed = facts.needed(node.outputs[0], 1, out_sizes[1])
+        mask = np.zeros(dead_in.mask.size, bool)
+        mask[spec.of_operand(0)[-1].index[needed]] = True
+        facts.need_physically(x, 1, mask & dead_in.mask)
+
+
+@rule("ConvTranspose")
+class ConvTranspose(Contraction):
+    """``n i *s, i o *k, o -> n o *t``; windows overlap unevenly, so that only zeros are uniform."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        known, weight = dims.static(node.inputs[0]), dims.static(node.inputs[1])
+        if known is None or weight is None or dims.rank(node.outputs[0]) != len(known) or known[1] is None:
+            return None
+        links = [Link(0, 0, 0, 0)]
+        groups = node.attributes.get_int("group", 1)
+        bias = _bias_operand(node, 2)
+        if not facts.constants.known(node.inputs[1]) or weight[1] is None:
+            return Spec(links, reason="its weight is not a constant")
+        if groups == 1:
+            links.append(Link(1, 1, 0, 1))
+        else:
+            # The weight holds the outputs of one group; its groups lie along its input axis.
+            links.append(Link(1, 1, 0, 1, np.tile(np.arange(weight[1]), groups)))
+        if bias is not None:
+            links.append(Link(2, 0, 0, 1))
+        geo = Geometry(0, 1, 1, 0, 1, 1, bias, groups, position_dependent=True)
+        return Spec(links, ((0, 1),), reason="convolution windows overlap", extra=geo)
+
+
+@rule("Gemm")
+class Gemm(Contraction):
+    """``alpha * A' @ B' + beta * C`` with one of A, B a constant."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        a, b = node.inputs[0], node.inputs[1]
+        if dims.rank(a) != 2 or dims.rank(b) != 2 or dims.rank(node.outputs[0]) != 2:
+            return None
+        if node.attributes.get_int("broadcast", 0) or "axis" in node.attributes:
+            return None
+        a_in = 0 if node.attributes.get_int("transA", 0) else 1
+        b_in = 1 if node.attributes.get_int("transB", 0) else 0
+        alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
+        bias = _bias_operand(node, 2)
+        links = [Link(0, 1 - a_in, 0, 0), Link(1, 1 - b_in, 0, 1)]
+        pinned: set[tuple[int, int]] = set()
+        if bias is not None:
+            c, out_sizes = node.inputs[2], dims.sizes(node.outputs[0])
+            c_sizes = dims.sizes(c)
+            if c_sizes is None or out_sizes is None:
+                return None
+            for axis, size in enumerate(c_sizes):
+                target = axis + 2 - len(c_sizes)
+                if size != 1 and dims.provably_equal(size, out_sizes[target]):
+                    links.append(Link(2, axis, 0, target))
+                elif size != 1:
+                    pinned.add((0, target))
+        if facts.constants.known(b):
+            geo = Geometry(0, a_in, 1, b_in, 1 - b_in, 1, bias, alpha=alpha, beta=beta)
+        elif facts.constants.known(a):
+            geo = Geometry(1, b_in, 0, a_in, 1 - a_in, 0, bias, alpha=alpha, beta=beta)
+        else:
+            return Spec(links, ((0, a_in), (1, b_in)), pinned=frozenset(pinned), extra=((0, a_in), (1, b_in)))
+        return Spec(links, ((geo.x, geo.x_axis),), pinned=frozenset(pinned), extra=geo)
+
+    def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        backward_product(self, node, spec, facts)
+
+
+@rule("MatMul")
+class MatMul(Contraction):
+    """``... m k, ... k n -> ... m n``; a constant on either side, or two live operands."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        a, b = node.inputs[0], node.inputs[1]
+        rank_a, rank_b, rank = dims.rank(a), dims.rank(b), dims.rank(node.outputs[0])
+        if rank_a is None or rank_b is None or rank is None or a is None or b is None or not rank_a or not rank_b:
+            return None
+        links: list[Link] = []
+        pinned: set[tuple[int, int]] = set()
+        tail = (rank_a > 1) + (rank_b > 1)
+        if rank_a > 1:
+            links.append(Link(0, rank_a - 2, 0, rank - tail))
+        if rank_b > 1:
+            links.append(Link(1, rank_b - 1, 0, rank - 1))
+        out_sizes = dims.sizes(node.outputs[0])
+        assert out_sizes is not None
+        for operand, value, own in ((0, a, rank_a), (1, b, rank_b)):
+            value_sizes = dims.sizes(value)
+            assert value_sizes is not None
+            for axis in range(own - 2):
+                target = axis + (rank - tail) - (own - 2)
+                if dims.provably_equal(value_sizes[axis], out_sizes[target]):
+                    links.append(Link(operand, axis, 0, target))
+                elif value_sizes[axis] != 1:
+                    pinned.add((0, target))
+        frozen = frozenset(pinned)
+        if facts.constants.known(b) and rank_b > 1:
+            geo = Geometry(0, rank_a - 1, 1, rank_b - 2, rank_b - 1, rank - 1, position_dependent=rank_b > 2)
+        elif facts.constants.known(a) and rank_a > 1 and rank_b > 1:
+            geo = Geometry(1, rank_b - 2, 0, rank_a - 1, rank_a - 2, rank - 2, position_dependent=rank_a > 2)
+        else:
+            pair = ((0, rank_a - 1), (1, max(rank_b - 2, 0)))
+            return Spec(links, pair, pinned=frozen, extra=pair)
+        return Spec(links, ((geo.x, geo.x_axis),), pinned=frozen, extra=geo)
+
+    def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        super().forward(node, spec, facts)
+        # Zeros of an outer or batch axis of either operand are zeros of the product.
+        out = node.outputs[0]
+        for link in spec.links:
+            value = node.inputs[link.operand]
+            other = node.inputs[1 - link.operand]
+            if value is None or is_constant(value) or not facts.is_finite(other):
+                continue
+            dead = facts.dead_axes(value).get(link.axis)
+            if dead is None:
+                continue
+            zero = dead.mask & (dead.fill == 0)
+            have = facts.dead_axes(out).get(link.out_axis)
+            fill = np.zeros(zero.size, dead.fill.dtype)
+            if have is not None:
+                zero, fill = zero | have.mask, np.where(have.mask, have.fill, fill).astype(have.fill.dtype)
+            facts.set_dead(out, link.out_axis, zero, fill)
+
+    def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        backward_product(self, node, spec, facts)
+
+
+def backward_product(contraction: Contraction, node: ir.Node, spec: Spec, facts: Facts) -> None:
+    """Demands of a product: as a contraction with constant weights, or of two live operands."""
+    if not isinstance(spec.extra, tuple):
+        Contraction.backward(contraction, node, spec, facts)
+        return
+    zeros: list[Mask | None] = []
+    sizes: list[int | None] = []
+    for operand, axis in spec.extra:
+        value = node.inputs[operand]
+        known = dims.static(value)
+        size = None if known is None else known[axis]
+        along = None if value is None or size is None else facts.along(value, axis, size)
+        sizes.append(size)
+        zeros.append(None if along is None else along[0] & (along[1] == 0))
+    more: dict[int, Partial] = {}
+    if sizes[0] is not None and sizes[0] == sizes[1]:
+        for mine, (operand, axis) in enumerate(spec.extra):
+            other = zeros[1 - mine]
+            if other is None or not other.any():
+                continue
+            own = zeros[mine]
+            wanted = ~other if own is None else ~other | own
+            if not wanted.all():
+                more[operand] = {axis: wanted}
+    through_links(node, spec, facts, more)

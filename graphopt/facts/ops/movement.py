@@ -1,0 +1,373 @@
+"""Operators that only move positions along an axis: Concat, Split, Slice, Gather, Pad, ScatterND, Resize, Expand, Tile.
+
+``out[j] = in[index[j]]`` with a constant index, or a constant. Fills travel with their positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.facts.constants import is_constant
+from graphopt.facts.rules import Rule, identity_links, rule, select_forward, through_links
+from graphopt.facts.store import Facts, Link, Mask, Spec
+
+
+def _normal(axis: int, rank: int) -> int:
+    return axis + rank if axis < 0 else axis
+
+
+class Mover(Rule):
+    """Facts of every operator of this family."""
+
+    def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        constants: Sequence[tuple[int, int, Mask, np.ndarray]] = spec.extra if isinstance(spec.extra, list) else ()
+        if not constants and not any(v in facts.dead or is_constant(v) for v in node.inputs if v is not None):
+            return
+        select_forward(node, spec, facts, constants)
+
+    def finite(self, node: ir.Node, facts: Facts) -> bool:
+        return True
+
+
+@rule("Concat")
+class Concat(Mover):
+    """``out = in_0 ++ in_1 ++ …`` along ``axis``."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        out = dims.static(node.outputs[0])
+        if out is None:
+            return None
+        axis = _normal(node.attributes.get_int("axis", 1), len(out))
+        links: list[Link] = []
+        sizes = []
+        for operand, value in enumerate(node.inputs):
+            known = dims.static(value)
+            if known is None or len(known) != len(out):
+                return None
+            sizes.append(known[axis])
+            links += [Link(operand, i, 0, i) for i in range(len(out)) if i != axis]
+        if out[axis] is None or any(size is None for size in sizes):
+            return Spec(links, reason="an input of Concat has unknown size along its axis")
+        start = 0
+        total = sum(size or 0 for size in sizes)
+        for operand, size in enumerate(sizes):
+            index = np.full(total, -1)
+            index[start : start + size] = np.arange(size)
+            links.append(Link(operand, axis, 0, axis, index))
+            start += size
+        return Spec(links)
+
+
+@rule("Split")
+class Split(Mover):
+    """Each output is a range of the input along ``axis``."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        known = dims.static(node.inputs[0])
+        if known is None:
+            return None
+        axis = _normal(node.attributes.get_int("axis", 0), len(known))
+        links: list[Link] = []
+        start = 0
+        for out, value in enumerate(node.outputs):
+            sizes = dims.static(value)
+            if sizes is None or len(sizes) != len(known) or sizes[axis] is None:
+                return None
+            links += [Link(0, i, out, i) for i in range(len(known)) if i != axis]
+            links.append(Link(0, axis, out, axis, np.arange(start, start + sizes[axis])))
+            start += sizes[axis]
+        return Spec(links) if known[axis] == start else None
+
+
+@rule("Slice")
+class Slice(Mover):
+    """A strided range of constant bounds along each named axis."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        known, out = dims.static(node.inputs[0]), dims.static(node.outputs[0])
+        if known is None or out is None or len(known) != len(out):
+            return None
+        rank = len(known)
+        if len(node.inputs) > 1:
+            starts, ends = facts.constants.ints(node.inputs[1]), facts.constants.ints(node.inputs[2])
+            axes_value = node.inputs[3] if len(node.inputs) > 3 else None
+            steps_value = node.inputs[4] if len(node.inputs) > 4 else None
+            axes = facts.constants.ints(axes_value) if axes_value is not None else None
+            steps = facts.constants.ints(steps_value) if steps_value is not None else None
+            if (axes_value is not None and axes is None) or (steps_value is not None and steps is None):
+                return None
+            if axes is None and axes_value is None:
+                first = dims.static(node.inputs[1])
+                if first is None or first[0] is None:
+                    return None
+                axes = list(range(first[0]))
+        else:
+            starts, ends = list(node.attributes.get_ints("starts", ())), list(node.attributes.get_ints("ends", ()))
+            axes = list(node.attributes.get_ints("axes", range(len(starts))))
+            steps = None
+        assert axes is not None
+        named = {_normal(axis, rank) for axis in axes}
+        links = identity_links(rank, [axis for axis in range(rank) if axis not in named])
+        reason = "Slice with bounds that are not constant"
+        if starts is None or ends is None:
+            return Spec(links, reason=reason)
+        for position, axis in enumerate(axes):
+            axis = _normal(axis, rank)
+            size = known[axis]
+            if size is None:
+                continue
+            step = 1 if steps is None else steps[position]
+            index = np.arange(size)[_python_slice(starts[position], ends[position], step)]
+            if index.size == out[axis]:
+                links.append(Link(0, axis, 0, axis, index))
+        return Spec(links, reason=reason)
+
+
+def _python_slice(start: int, end: int, step: int) -> slice:
+    """ONNX bounds as a Python slice; for a negative step an end below ``-size`` means "to the very start"."""
+    if step < 0 and end < -(2**31):
+        return slice(start, None, step)
+    if step < 0 and end < 0 and end <= -(2**30):
+        return slice(start, None, step)
+    return slice(start, end, step)
+
+
+@rule("Gather")
+class Gather(Mover):
+    """Selection by constant indices; an embedding keeps the axes of its table that are not looked up."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        data, index = node.inputs[0], node.inputs[1]
+        known, index_rank, out = dims.static(data), dims.rank(index), dims.static(node.outputs[0])
+        if known is None or index_rank is None or out is None:
+            return None
+        axis = _normal(node.attributes.get_int("axis", 0), len(known))
+        links = [Link(0, i, 0, i) for i in range(axis)]
+        links += [Link(0, i, 0, i + index_rank - 1) for i in range(axis + 1, len(known))]
+        size = known[axis]
+        reason = "Gather with indices that are not constant"
+        chosen = facts.constants.array(index) if facts.constants.known(index) else None
+        if chosen is None and index is not None and not is_constant(index):
+            links += [Link(1, i, 0, axis + i) for i in range(index_rank)]
+        if chosen is not None and size is not None and index_rank == 1:
+            flat = chosen.astype(np.int64)
+            if flat.size == 0 or (-size <= flat.min() and flat.max() < size):
+                links.append(Link(0, axis, 0, axis, np.where(flat < 0, flat + size, flat)))
+        elif chosen is not None and index_rank == 0 and size is not None:
+            spec = Spec(links, ((0, axis),), reason=reason)
+            position = int(chosen)
+            spec.extra = (axis, position + size if position < 0 else position)
+            return spec
+        return Spec(links, reason=reason)
+
+    def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+
+        if isinstance(spec.extra, tuple) and not is_constant(node.inputs[0]):
+            axis, position = spec.extra
+            known = dims.static(node.inputs[0])
+            assert known is not None and known[axis] is not None
+            wanted = np.zeros(known[axis], bool)
+            wanted[position] = True
+            through_links(node, spec, facts, {0: {axis: wanted}} if not wanted.all() else None)
+            value = node.inputs[0]
+            dead = facts.dead_axes(value).get(axis)
+            if dead is not None and value is not None and facts.demand.get(node.outputs[0]) is not None:
+                facts.need_physically(value, axis, wanted & dead.mask)
+            return
+        through_links(node, spec, facts)
+
+
+@rule("Pad")
+class Pad(Mover):
+    """Constant positions before and after; negative pads cut. Other modes are needed whole where they pad."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        known = dims.static(node.inputs[0])
+        if known is None or dims.rank(node.outputs[0]) != len(known):
+            return None
+        rank = len(known)
+        pads = pads_of(node, rank, facts)
+        mode = node.attributes.get_string("mode", "constant")
+        if pads is None:
+            return None
+        links = identity_links(rank, [axis for axis in range(rank) if pads[axis] == 0 and pads[rank + axis] == 0])
+        fill = _pad_value(node, facts)
+        constants: list[tuple[int, int, Mask, np.ndarray]] = []
+        if mode != "constant" or fill is None:
+            return Spec(links, reason=f"Pad of mode {mode}")
+        for axis in range(rank):
+            before, after, size = pads[axis], pads[rank + axis], known[axis]
+            if (before == 0 and after == 0) or size is None:
+                continue
+            kept = np.arange(max(0, -before), max(0, -before, size + min(0, after)))
+            index = np.concatenate([np.full(max(before, 0), -1), kept, np.full(max(after, 0), -1)]).astype(np.int64)
+            links.append(Link(0, axis, 0, axis, index))
+            constants.append((0, axis, index < 0, np.full(index.size, fill)))
+        return Spec(links, extra=constants, reason="Pad along an axis of unknown size")
+
+
+def pads_of(node: ir.Node, rank: int, facts: Facts) -> list[int] | None:
+    """Return the ``2 * rank`` pads of a Pad node of any opset, or ``None`` when they are not constant."""
+    if len(node.inputs) < 2:
+        found = node.attributes.get_ints("pads", node.attributes.get_ints("paddings", ()))
+        return list(found) if len(found) == 2 * rank else None
+    pads = facts.constants.ints(node.inputs[1])
+    if pads is None:
+        return None
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        axes = facts.constants.ints(node.inputs[3])
+        if axes is None:
+            return None
+        whole = [0] * (2 * rank)
+        for position, axis in enumerate(axes):
+            whole[_normal(axis, rank)] = pads[position]
+            whole[rank + _normal(axis, rank)] = pads[len(axes) + position]
+        return whole
+    return pads if len(pads) == 2 * rank else None
+
+
+def _pad_value(node: ir.Node, facts: Facts) -> np.ndarray | None:
+    out = node.outputs[0]
+    dtype = out.dtype.numpy() if out.dtype is not None and out.dtype != ir.DataType.STRING else None
+    if dtype is None:
+        return None
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        value = facts.constants.array(node.inputs[2])
+        return None if value is None or value.size != 1 else value.reshape(()).astype(dtype)
+    return np.asarray(node.attributes.get_float("value", 0.0)).astype(dtype)
+
+
+@rule("ScatterND")
+class ScatterND(Mover):
+    """Rows of ``updates`` at constant, distinct indices along the first axis, rows of ``data`` elsewhere."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        data, index, updates = node.inputs[:3]
+        known, rows = dims.static(data), dims.static(updates)
+        if known is None or rows is None or not known or known[0] is None or len(known) != len(rows):
+            return None
+        if node.attributes.get_string("reduction", "none") != "none" or not facts.constants.known(index):
+            return None
+        chosen = facts.constants.array(index)
+        if chosen is None or chosen.ndim != 2 or chosen.shape[1] != 1 or rows[0] != chosen.shape[0]:
+            return None
+        flat = chosen[:, 0].astype(np.int64)
+        flat = np.where(flat < 0, flat + known[0], flat)
+        if np.unique(flat).size != flat.size:
+            return None
+        from_updates = np.full(known[0], -1)
+        from_updates[flat] = np.arange(flat.size)
+        from_data = np.where(from_updates < 0, np.arange(known[0]), -1)
+        links = [Link(0, 0, 0, 0, from_data), Link(2, 0, 0, 0, from_updates)]
+        out = dims.sizes(node.outputs[0])
+        for operand, value in ((0, data), (2, updates)):
+            value_sizes = dims.sizes(value)
+            assert value_sizes is not None
+            links += [
+                Link(operand, axis, 0, axis)
+                for axis in range(1, len(known))
+                if out is not None and dims.provably_equal(value_sizes[axis], out[axis])
+            ]
+        return Spec(links, reason="ScatterND overwrites rows")
+
+
+@rule("Expand")
+class Expand(Mover):
+    """Broadcast to a shape: axes that keep their size keep their positions."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        value, out = node.inputs[0], node.outputs[0]
+        known, wide = dims.sizes(value), dims.sizes(out)
+        if known is None or wide is None or len(known) > len(wide):
+            return None
+        offset = len(wide) - len(known)
+        links = []
+        pinned: set[tuple[int, int]] = set()
+        for axis, size in enumerate(known):
+            if dims.provably_equal(size, wide[axis + offset]):
+                links.append(Link(0, axis, 0, axis + offset))
+            elif size != 1:
+                pinned.add((0, axis + offset))
+        return Spec(links, unread=frozenset({1}), pinned=frozenset(pinned))
+
+    def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        value, out = node.inputs[0], node.outputs[0]
+        known = dims.static(out)
+        if value is None or known is None:
+            return
+        offset = len(known) - (dims.rank(value) or 0)
+        for axis, size in enumerate(known):
+            if size is None or (0, axis) in spec.pinned:
+                continue
+            along = facts.along(value, axis - offset if axis >= offset else None, size)
+            if along is not None:
+                facts.set_dead(out, axis, along[0], along[1])
+
+
+@rule("Tile")
+class Tile(Mover):
+    """Repetition by constants: ``index = arange(n) repeated``."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        known = dims.static(node.inputs[0])
+        repeats = facts.constants.ints(node.inputs[1]) if len(node.inputs) > 1 else None
+        if known is None or repeats is None or len(repeats) != len(known) or len(node.inputs) != 2:
+            return None
+        links = [Link(0, axis, 0, axis) for axis, count in enumerate(repeats) if count == 1]
+        return Spec(links, reason="Tile repeats this axis")
+
+
+@rule("Resize", "Upsample")
+class Resize(Mover):
+    """Axes of scale one are left as they are."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        known, out = dims.static(node.inputs[0]), dims.static(node.outputs[0])
+        if known is None or out is None or len(known) != len(out):
+            return None
+        if node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+            return None
+        unchanged = set(range(len(known)))
+        axes = node.attributes.get_ints("axes", tuple(range(len(known))))
+        named = [_normal(axis, len(known)) for axis in axes]
+        operand = 2 if len(node.inputs) > 2 or node.op_type == "Resize" and node.version not in (None, 10) else 1
+        scales = None
+        if node.op_type == "Upsample" and "scales" in node.attributes:
+            scales = list(node.attributes.get_floats("scales"))
+        elif len(node.inputs) > operand and node.inputs[operand] is not None:
+            array = facts.constants.array(node.inputs[operand])
+            scales = None if array is None or array.size == 0 else [float(x) for x in array.ravel()]
+        elif len(node.inputs) == 2:
+            array = facts.constants.array(node.inputs[1])
+            scales = None if array is None or array.size == 0 else [float(x) for x in array.ravel()]
+        if scales is not None:
+            if len(scales) != len(named):
+                return None
+            unchanged -= {axis for axis, scale in zip(named, scales, strict=True) if scale != 1.0}
+        else:
+            if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
+                return None
+            unchanged -= {axis for axis in named if known[axis] is None or known[axis] != out[axis]}
+        return Spec(identity_links(len(known), sorted(unchanged)), reason="Resize mixes this axis")
+
+    def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        # Interpolation of a constant is that constant; extrapolation is not.
+        if node.attributes.get_float("extrapolation_value", 0.0) == 0.0:
+            super().forward(node, spec, facts)
+
+
+@rule("Shape", "Size")
+class Shape(Rule):
+    """Sizes are read, values are not."""
+
+    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
+        if node.op_type == "Size":
+            return None
+        return Spec([], unread=frozenset({0}), reason=None)
+
+    def finite(self, node: ir.Node, facts: Facts) -> bool:
+        return True

@@ -1,0 +1,1 @@
+"""What to do: which positions of which axes are kept, decided for axes that belong together."""

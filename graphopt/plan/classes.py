@@ -1,0 +1,384 @@
+"""Which positions share one fate, and the layouts that follow.
+
+Every static axis that could be narrowed carries one *class* number a position. Operators that pass positions through
+pass the numbers on; operators that move positions move the numbers; a reshape or a product of two live operands makes
+classes equal. A class is kept if any of its members is needed. The layout of a value is then the list of its kept
+positions, and values that share classes have layouts that fit without any gather or scatter.
+
+Elementwise operators of several live operands (*joins*) are where classes are deliberately not made equal: a branch
+that is narrower than the stream it is added to keeps its own classes and is scattered at the join. ``trunk`` is the
+operand that shares the stream's classes: a stream has at most one scatter a join.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.facts.constants import is_constant
+from graphopt.facts.ops.shaping import Block
+from graphopt.facts.store import Facts, Link, Spec
+from graphopt.facts.walk import demands
+
+Layout = dict[int, np.ndarray]
+"""Axis → sorted kept positions. An axis that is absent is whole."""
+
+Kind = Literal["smallest", "fastest"]
+
+ELEMENTWISE_JOINS = frozenset(
+    "Add Sub Mul Div Pow Max Min Mean Sum Mod Where PRelu And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual "
+    "BitwiseAnd BitwiseOr BitwiseXor BitShift".split()
+)
+
+MOSTLY = 0.75
+"""A join with a value that cannot be narrowed is narrowed itself only if it needs at most this share of positions."""
+
+
+@dataclass(slots=True, eq=False)
+class Track:
+    """The class numbers of one axis's positions, shared by reference while they pass through operators."""
+
+    ids: np.ndarray
+    stream: bool = False
+    settled: bool = False
+    """Some positions were filled in by a scatter or a pad that is already in the graph."""
+    pinned: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """The layouts of one graph's values."""
+
+    facts: Facts
+    kind: Kind
+    tracks: dict[tuple[ir.Value, int], Track] = field(default_factory=dict)
+    layouts: dict[ir.Value, Layout] = field(default_factory=dict)
+
+    def layout(self, value: ir.Value) -> Layout:
+        """Return the kept positions of a value, by axis; empty when the value stays whole."""
+        return self.layouts.get(value, {})
+
+
+class _Classes:
+    """Numbers and their equalities."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self.pinned: list[np.ndarray] = []
+
+    def fresh(self, size: int) -> np.ndarray:
+        ids = np.arange(self.count, self.count + size)
+        self.count += size
+        return ids
+
+    def equal(self, a: np.ndarray, b: np.ndarray) -> None:
+        if a is not b:
+            self.pairs.append((a, b))
+
+    def pin(self, ids: np.ndarray) -> None:
+        self.pinned.append(ids)
+
+    def roots(self) -> np.ndarray:
+        """Return the representative of every number (connected components)."""
+        parent = np.arange(self.count)
+        if not self.pairs:
+            return parent
+        a = np.concatenate([np.ravel(pair[0]) for pair in self.pairs])
+        b = np.concatenate([np.ravel(pair[1]) for pair in self.pairs])
+        # Hooking and pointer jumping: a logarithmic number of vectorised rounds.
+        while True:
+            ra, rb = parent[a], parent[b]
+            differ = ra != rb
+            if not differ.any():
+                return parent
+            ra, rb = ra[differ], rb[differ]
+            np.minimum.at(parent, np.maximum(ra, rb), np.minimum(ra, rb))
+            while True:
+                jumped = parent[parent]
+                if (jumped == parent).all():
+                    break
+                parent = jumped
+
+
+def make_plan(facts: Facts, kind: Kind = "fastest", *, joins: bool = True, align: int = 1) -> Plan:
+    """Choose the layouts.
+
+    Args:
+        facts: the facts of the graph; demands may be strengthened (``facts.forced``) so that every position that the
+            plan keeps physically holds the right value.
+        kind: ``smallest`` never widens a weight to avoid a scatter; ``fastest`` lets the first source of a residual
+            stream be computed at the stream's width.
+        joins: whether elementwise operators of several live operands may run on narrowed values at all.
+        align: keep dead positions until the number of kept ones is a multiple of this.
+    """
+    plan = Plan(facts, kind)
+    if not facts.anything():
+        return plan
+    classes = _Classes()
+    for node in facts.graph:
+        spec = facts.specs.get(node)
+        _pin_whole(node, spec, plan, classes)
+        if spec is None:
+            continue
+        _visit(node, spec, plan, classes, joins)
+    for (value, _), track in plan.tracks.items():
+        if value in facts.captured:  # read by name inside a subgraph
+            classes.pin(track.ids)
+        elif track.settled and value.is_graph_output():  # scattered already, and as late as can be
+            classes.pin(track.ids)
+    if not plan.tracks:
+        return plan
+    roots = classes.roots()
+    while True:
+        keep = np.zeros(classes.count, bool)
+        for ids in classes.pinned:
+            keep[roots[ids]] = True
+        for (value, axis), track in plan.tracks.items():
+            needed = facts.needed(value, axis, track.ids.size)
+            keep[roots[track.ids[needed]]] = True
+        for track in plan.tracks.values():
+            if track.ids.size and not keep[roots[track.ids]].any():
+                keep[roots[track.ids[0]]] = True
+        if align > 1:
+            _align(plan, roots, keep, align)
+        if not _force(plan, roots, keep):
+            break
+        demands(facts)
+    for (value, axis), track in plan.tracks.items():
+        kept = keep[roots[track.ids]]
+        if not kept.all():
+            plan.layouts.setdefault(value, {})[axis] = np.flatnonzero(kept)
+    return plan
+
+
+def _align(plan: Plan, roots: np.ndarray, keep: np.ndarray, align: int) -> None:
+    seen: set[int] = set()
+    for track in plan.tracks.values():
+        if id(track) in seen:
+            continue
+        seen.add(id(track))
+        kept = keep[roots[track.ids]]
+        missing = min(-kept.sum() % align, (~kept).sum())
+        if missing:
+            keep[roots[track.ids[np.flatnonzero(~kept)[:missing]]]] = True
+
+
+def _force(plan: Plan, roots: np.ndarray, keep: np.ndarray) -> bool:
+    """Demand what is kept but not demanded: every present position holds the right value. True when that is news."""
+    facts = plan.facts
+    news = False
+    for (value, axis), track in plan.tracks.items():
+        partial = facts.demand.get(value)
+        if partial is not None and axis not in partial:
+            continue
+        missing = keep[roots[track.ids]] & ~facts.demanded(value, axis, track.ids.size)
+        if partial is None or not missing.any():
+            continue  # a value that nobody reads is removed, not repaired
+        have = facts.forced.get((value, axis))
+        facts.forced[value, axis] = missing if have is None else have | missing
+        news = True
+    return news
+
+
+def _pin_whole(node: ir.Node, spec: Spec | None, plan: Plan, classes: _Classes) -> None:
+    """A scatter right in front of an operator that needs the whole axis stays where it is."""
+    for operand, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        for axis in range(dims.rank(value) or 0):
+            track = plan.tracks.get((value, axis))
+            if track is None or not track.settled:
+                continue
+            if spec is None:
+                classes.pin(track.ids)
+            elif operand not in spec.unread and (operand, axis) not in spec.contracted:
+                if not any(link.axis == axis for link in spec.of_operand(operand)):
+                    classes.pin(track.ids)
+
+
+def _visit(node: ir.Node, spec: Spec, plan: Plan, classes: _Classes, joins: bool) -> None:
+    for out_position, out in enumerate(node.outputs):
+        known = dims.static(out)
+        if known is None:
+            continue
+        for axis, size in enumerate(known):
+            if size is None or size == 0:
+                continue
+            links = spec.of_output(out_position, axis)
+            if not links:
+                continue
+            if (out_position, axis) in spec.pinned:
+                _pin_operands(node, links, plan, classes)
+                continue
+            track = _track_of_axis(node, links, out, axis, size, plan, classes, joins)
+            if track is not None:
+                plan.tracks[out, axis] = track
+    if node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze") and isinstance(spec.extra, list):
+        for block in spec.extra:
+            _reshape(node, block, plan, classes)
+    elif isinstance(spec.extra, tuple) and spec.contracted and isinstance(spec.extra[0], tuple):
+        _product(node, spec.extra, plan, classes)
+
+
+def _track_of_axis(
+    node: ir.Node, links: list[Link], out: ir.Value, axis: int, size: int, plan: Plan, classes: _Classes, joins: bool
+) -> Track | None:
+    moved = [link for link in links if link.index is not None]
+    if moved:
+        return _moved(node, moved, size, plan, classes)
+    live: list[tuple[ir.Value, Track | None]] = []
+    for link in links:
+        value = node.inputs[link.operand]
+        if value is not None and not plan.facts.constants.known(value):
+            live.append((value, plan.tracks.get((value, link.axis))))
+    if not live:
+        if node.op_type == "Conv" and (group := node.attributes.get_int("group", 1)) > 1:
+            return Track(np.repeat(classes.fresh(group), size // group))  # a group is kept or dropped whole
+        if node.op_type == "ConvTranspose" and (group := node.attributes.get_int("group", 1)) > 1:
+            return Track(np.repeat(classes.fresh(group), size // group))
+        return Track(classes.fresh(size))
+    if len(live) == 1:
+        return live[0][1]
+    return _join(node, live, out, axis, size, plan, classes, joins)
+
+
+def _join(
+    node: ir.Node,
+    live: list[tuple[ir.Value, Track | None]],
+    out: ir.Value,
+    axis: int,
+    size: int,
+    plan: Plan,
+    classes: _Classes,
+    joins: bool,
+) -> Track | None:
+    tracks = [track for _, track in live if track is not None]
+    if not tracks:
+        return None
+    if node.op_type not in ELEMENTWISE_JOINS:
+        # No cut inside products, concatenations and the like: all operands keep the same positions.
+        if len(tracks) < len(live):
+            for track in tracks:
+                classes.pin(track.ids)
+            return None
+        for track in tracks[1:]:
+            classes.equal(tracks[0].ids, track.ids)
+        return tracks[0]
+    if not joins:
+        return None
+    needed = plan.facts.needed(out, axis, size)
+    whole = len(tracks) < len(live)
+    streams = [track for track in tracks if track.stream or track.settled or track.pinned]
+    if whole and needed.mean() > MOSTLY:
+        track = Track(classes.fresh(size), stream=True, pinned=True)
+        classes.pin(track.ids)
+        for other in streams:
+            classes.equal(track.ids, other.ids)
+        return track
+    if streams:
+        result = Track(streams[0].ids, stream=True)
+        for other in streams[1:]:
+            classes.equal(result.ids, other.ids)
+        return result
+    if plan.kind == "smallest":
+        return Track(classes.fresh(size), stream=True)
+    widest = max(tracks, key=lambda track: _width(track, live, plan))
+    return Track(widest.ids, stream=True)
+
+
+def _width(track: Track, live: list[tuple[ir.Value, Track | None]], plan: Plan) -> int:
+    return max(
+        int(plan.facts.needed(value, axis, track.ids.size).sum())
+        for value, found in live
+        if found is track
+        for axis in range(dims.rank(value) or 0)
+        if plan.tracks.get((value, axis)) is track
+    )
+
+
+def _moved(node: ir.Node, links: list[Link], size: int, plan: Plan, classes: _Classes) -> Track:
+    ids = np.full(size, -1)
+    settled = False
+    for link in links:
+        value = node.inputs[link.operand]
+        assert value is not None and link.index is not None
+        if is_constant(value):
+            continue
+        source = plan.tracks.get((value, link.axis))
+        if source is None:
+            known = dims.static(value)
+            assert known is not None and known[link.axis] is not None
+            source = Track(classes.fresh(known[link.axis] or 0), pinned=True)
+            classes.pin(source.ids)
+            plan.tracks[value, link.axis] = source
+        settled |= source.settled
+        here = link.index >= 0
+        ids[here] = source.ids[link.index[here]]
+    missing = ids < 0
+    if missing.any():
+        ids[missing] = classes.fresh(int(missing.sum()))
+    return Track(ids, settled=settled or bool(missing.any()))
+
+
+def _pin_operands(node: ir.Node, links: list[Link], plan: Plan, classes: _Classes) -> None:
+    for link in links:
+        value = node.inputs[link.operand]
+        track = None if value is None else plan.tracks.get((value, link.axis))
+        if track is not None:
+            classes.pin(track.ids)
+
+
+def _product(node: ir.Node, pairs: tuple[tuple[int, int], ...], plan: Plan, classes: _Classes) -> None:
+    """The contracted axes of two live operands keep the same positions."""
+    tracks = []
+    for operand, axis in pairs:
+        value = node.inputs[operand]
+        tracks.append(None if value is None else plan.tracks.get((value, axis)))
+    if tracks[0] is not None and tracks[1] is not None:
+        classes.equal(tracks[0].ids, tracks[1].ids)
+        return
+    for track in tracks:
+        if track is not None:
+            classes.pin(track.ids)
+
+
+def _reshape(node: ir.Node, block: Block, plan: Plan, classes: _Classes) -> None:
+    """Merged axes inherit from the one factor that can be narrowed; a split axis gives one of its parts."""
+    value, out = node.inputs[0], node.outputs[0]
+    assert value is not None
+    if block.merges:
+        tracks = [plan.tracks.get((value, axis)) for axis in block.ins]
+        gains = []
+        for axis, size, track in zip(block.ins, block.sizes, tracks, strict=True):
+            gains.append(0 if track is None else size - int(plan.facts.needed(value, axis, size).sum()))
+        best = int(np.argmax([gain / size for gain, size in zip(gains, block.sizes, strict=True)]))
+        for place, track in enumerate(tracks):
+            if track is not None and (place != best or not gains[best]):
+                classes.pin(track.ids)
+        chosen = tracks[best]
+        if gains[best] and chosen is not None:
+            shape = [-1 if place == best else 1 for place in range(len(block.sizes))]
+            ids = np.broadcast_to(chosen.ids.reshape(shape), block.sizes).ravel()
+            plan.tracks[out, block.outs[0]] = Track(ids, chosen.stream, chosen.settled)
+        return
+    source = plan.tracks.get((value, block.ins[0]))
+    if source is None:
+        return
+    needed = plan.facts.needed(value, block.ins[0], source.ids.size).reshape(block.sizes)
+    unused = []
+    for place in range(len(block.sizes)):
+        rest = tuple(i for i in range(len(block.sizes)) if i != place)
+        unused.append(float((~needed.any(axis=rest)).mean()))
+    best = int(np.argmax(unused))
+    if not unused[best]:
+        classes.pin(source.ids)
+        return
+    grid = np.moveaxis(source.ids.reshape(block.sizes), best, 0).reshape(block.sizes[best], -1)
+    ids = classes.fresh(block.sizes[best])
+    classes.equal(np.broadcast_to(ids[:, None], grid.shape), grid)
+    plan.tracks[out, block.outs[best]] = Track(ids, source.stream, source.settled)

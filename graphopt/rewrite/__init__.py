@@ -1,0 +1,1 @@
+"""Editing: carries out a plan. Never analyses."""

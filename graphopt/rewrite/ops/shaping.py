@@ -1,0 +1,88 @@
+"""Reshape and the operators that read sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.facts.store import Spec
+from graphopt.rewrite.edit import Cursor, Edit
+from graphopt.rewrite.rules import patch_shape, rewrites
+
+
+@rewrites("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
+    """The input comes in the layout that the plan's output layout stands for; the shape operand names the new sizes."""
+    value, out = node.inputs[0], node.outputs[0]
+    assert value is not None
+    planned = edit.planned(out)
+    original = edit.sizes(value)
+    wanted = {}
+    for link in spec.of_operand(0):
+        if link.out_axis in planned:
+            wanted[link.axis] = planned[link.out_axis]
+    assert original is not None
+    for block in spec.extra if isinstance(spec.extra, list) else []:
+        grid = np.ones(block.sizes, bool)
+        if block.merges:
+            kept = planned.get(block.outs[0])
+            if kept is None:
+                continue
+            chosen = np.zeros(grid.size, bool)
+            chosen[kept] = True
+            chosen = chosen.reshape(block.sizes)
+            for place, axis in enumerate(block.ins):
+                rest = tuple(i for i in range(len(block.sizes)) if i != place)
+                found = chosen.any(axis=rest)
+                if not found.all():
+                    wanted[axis] = np.flatnonzero(found)
+            continue
+        for place, axis in enumerate(block.outs):
+            if axis in planned:
+                found = np.zeros(block.sizes[place], bool)
+                found[planned[axis]] = True
+                grid &= found.reshape([-1 if i == place else 1 for i in range(len(block.sizes))])
+        if not grid.all():
+            wanted[block.ins[0]] = np.flatnonzero(grid.ravel())
+    edit.operand(node, 0, wanted)
+    if node.op_type == "Reshape" and planned:
+        sizes = {axis: int(kept.size) for axis, kept in planned.items()}
+        if len(node.inputs) > 1:
+            patch_shape(node, 1, edit, sizes)
+        else:
+            shape = list(node.attributes.get_ints("shape"))
+            for axis, size in sizes.items():
+                shape[axis] = size
+            node.attributes["shape"] = ir.AttrInt64s("shape", shape)
+    edit.narrow_value(out, planned)
+
+
+@rewrites("Shape")
+def shape(node: ir.Node, spec: Spec, edit: Edit) -> None:
+    """The sizes of a narrowed value are reported as the original ones."""
+    value, out = node.inputs[0], node.outputs[0]
+    assert value is not None
+    layout = edit.layout(value)
+    if not layout:
+        return
+    original = edit.sizes(value)
+    assert original is not None
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(original))
+    axes = range(len(original))[start:end]
+    replaced = {place: original[axis] for place, axis in enumerate(axes) if axis in layout}
+    if not replaced:
+        return
+    users = list(out.uses())
+    mask, sizes = np.zeros(len(axes), bool), np.zeros(len(axes), np.int64)
+    for place, size in replaced.items():
+        assert isinstance(size, int)
+        mask[place], sizes[place] = True, size
+    base = f"{out.name}_original"
+    operands: list[ir.Value | None] = [edit.constant(mask, f"{base}_known"), edit.constant(sizes, f"{base}_sizes"), out]
+    place = Cursor(edit.graph, after=node)
+    result = edit.node("Where", operands, place, base, [len(axes)], out, dtype=ir.DataType.INT64)
+    edit.stand_in(out, result, users)
+
+
+__all__ = ["dims", "reshape", "shape"]

@@ -1,0 +1,110 @@
+"""The table of operators' rewrites, and the rewrite that follows from links alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.facts.store import Spec
+from graphopt.plan.classes import Layout
+from graphopt.rewrite.edit import Edit
+
+Rewrite = Callable[[ir.Node, Spec, Edit], None]
+
+_REWRITES: dict[str, Rewrite] = {}
+
+
+def rewrites(*op_types: str) -> Callable[[Rewrite], Rewrite]:
+    """Register a rewrite for operators of the standard domain."""
+
+    def register(function: Rewrite) -> Rewrite:
+        for op_type in op_types:
+            _REWRITES[op_type] = function
+        return function
+
+    return register
+
+
+def find(node: ir.Node) -> Rewrite:
+    """Return the rewrite of a node's operator; the one by links alone where it has none of its own."""
+    return _REWRITES.get(node.op_type, by_links) if node.domain in ("", "ai.onnx") else by_links
+
+
+def wanted_by_links(node: ir.Node, operand: int, spec: Spec, edit: Edit) -> Layout:
+    """Return the layout an input must have: the outputs' layouts along identity links, its own along moved ones."""
+    wanted: Layout = {}
+    value = node.inputs[operand]
+    assert value is not None
+    for link in spec.of_operand(operand):
+        if link.index is not None:
+            own = edit.layout(value).get(link.axis)
+            if own is not None:
+                wanted[link.axis] = own
+            continue
+        planned = edit.planned(node.outputs[link.out]).get(link.out_axis)
+        if planned is not None:
+            wanted[link.axis] = planned
+    return wanted
+
+
+def outputs_narrowed(node: ir.Node, edit: Edit) -> None:
+    """Record that the node's outputs now have their planned layouts."""
+    for out in node.outputs:
+        edit.narrow_value(out, edit.planned(out))
+
+
+def by_links(node: ir.Node, spec: Spec, edit: Edit) -> None:
+    """Cut constants and move values so that every linked axis has the outputs' layout; the node itself stays."""
+    for operand, value in enumerate(node.inputs):
+        if value is not None and operand not in spec.unread:
+            edit.operand(node, operand, wanted_by_links(node, operand, spec, edit))
+    outputs_narrowed(node, edit)
+
+
+def whole(node: ir.Node, edit: Edit) -> None:
+    """Give a node without a rule every input whole."""
+    for operand, value in enumerate(node.inputs):
+        if value is not None and edit.layout(value):
+            edit.operand(node, operand, {})
+
+
+def set_ints(node: ir.Node, operand: int, attribute: str, values: list[int] | np.ndarray, edit: Edit) -> None:
+    """Set an integer list that is an input of newer and an attribute of older opsets."""
+    if attribute in node.attributes:
+        node.attributes[attribute] = ir.AttrInt64s(attribute, [int(v) for v in values])
+        return
+    if len(node.inputs) <= operand:
+        node.resize_inputs(operand + 1)
+    constant = edit.constant(np.asarray(values, np.int64), f"{node.outputs[0].name}_{attribute}")
+    node.replace_input_with(operand, constant)
+
+
+def patch_shape(node: ir.Node, operand: int, edit: Edit, narrowed: dict[int, int]) -> None:
+    """Overwrite entries of a shape operand (entry → new size), whether it is a constant or computed at run time."""
+    if not narrowed:
+        return
+    shape = node.inputs[operand]
+    assert shape is not None
+    array = edit.facts.constants.array(shape) if edit.facts.constants.known(shape) else None
+    if array is not None:
+        patched = array.astype(np.int64).copy()
+        for entry, size in narrowed.items():
+            patched[entry] = size
+        node.replace_input_with(operand, edit.constant(patched, f"{node.outputs[0].name}_shape"))
+        return
+    from graphopt.rewrite.edit import Cursor
+
+    length = (dims.static(shape) or (None,))[0] or dims.rank(node.outputs[0])
+    assert length is not None
+    mask = np.zeros(length, bool)
+    sizes = np.zeros(length, np.int64)
+    for entry, size in narrowed.items():
+        mask[entry], sizes[entry] = True, size
+    base = f"{node.outputs[0].name}_shape"
+    chosen: list[ir.Value | None] = [edit.constant(mask, f"{base}_known"), edit.constant(sizes, f"{base}_sizes"), shape]
+    place = Cursor(edit.graph, before=node)
+    result = edit.node("Where", chosen, place, base, [length], shape, dtype=ir.DataType.INT64)
+    node.replace_input_with(operand, result)

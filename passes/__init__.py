@@ -1,0 +1,1 @@
+"""The passes: one small file each, grouped by what they are for."""

@@ -1,0 +1,1 @@
+"""Passes that write what is left in the form that runs fastest."""

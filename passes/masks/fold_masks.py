@@ -1,0 +1,132 @@
+"""Masks over constants are multiplied into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.context import Context
+from graphopt.facts.constants import SMALL, tensor_of
+from graphopt.facts.expressions import Expressions
+
+GROWTH = 4096
+"""Elements by which folding a mask may grow a model for the moment: masks of channels, which narrowing removes."""
+
+
+@dataclass(frozen=True)
+class FoldMasks:
+    """Fold masks into the weights, biases and masks they are multiplied with, with their shape plumbing.
+
+    1. ``Mul(W, mask)``, ``Where(mask, W, 0)`` and everything else that is computed from constants alone becomes one
+       constant: through Cast, Not, Sub, Reshape, Unsqueeze, Expand, Transpose, Constant, ConstantOfShape, products of
+       masks, on weights, biases and on masks of activations.
+    2. Large results are computed when the model is written, one at a time.
+
+    *Never* folds a mask over a weight that is NaN or Inf where the mask is zero: the original's output is NaN there, and
+    a warning says so. Never folds what depends on a graph input, nor what would make the model larger.
+
+    *Needs* nothing.
+
+    ``Conv(x, Mul(W, mask))`` -> ``Conv(x, W')``
+    """
+
+    name: ClassVar[str] = "fold-masks"
+
+    def run(self, context: Context) -> bool:
+        """Run on the main graph."""
+        graph = context.model.graph
+        expressions = Expressions(graph, context.constants)
+        if not expressions.members:
+            return False
+        for node in graph:
+            if node.outputs and node.outputs[0] in expressions.members and _hides_nan(node, expressions):
+                context.warn("mask-over-nan", "a masked weight is NaN or Inf: its mask is not folded", node)
+                _exclude(node.outputs[0], expressions)
+        folded = 0
+        names = set(graph.initializers)
+        for value in expressions.frontier():
+            if _grows(value, expressions):
+                continue
+            _replace(value, expressions, graph, names)
+            folded += 1
+        return context.record({"folded": folded})
+
+
+def _hides_nan(node: ir.Node, expressions: Expressions) -> bool:
+    """Tell whether a zero of one operand meets a number that is not finite in the other."""
+    if node.op_type not in ("Mul", "Where"):
+        return False
+    operands = [value for value in node.inputs if value is not None]
+    weights = operands[1:] if node.op_type == "Where" else operands
+    for position, value in enumerate(weights):
+        if value in expressions.members or value.dtype is None or not value.dtype.is_floating_point():
+            continue
+        if expressions.constants.finite(value) is not False:
+            continue
+        array = expressions.array(value)
+        if node.op_type == "Mul":
+            other = expressions.array(weights[1 - position])
+            if bool((~np.isfinite(array) & (other == 0)).any()):
+                return True
+        else:
+            chosen = expressions.array(operands[0]).astype(bool)
+            hidden = ~chosen if position == 0 else chosen
+            if bool((~np.isfinite(array) & hidden).any()):
+                return False  # Where selects: what it hides does not reach the output
+    return False
+
+
+def _exclude(value: ir.Value, expressions: Expressions) -> None:
+    """Take a value and everything computed from it out of the expressions."""
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if current in expressions.members:
+            expressions.members.discard(current)
+            pending += [out for use in current.uses() for out in use.node.outputs]
+
+
+def _grows(value: ir.Value, expressions: Expressions) -> bool:
+    """Tell whether the folded constant would be larger than the constants that it makes superfluous."""
+    size = expressions.size(value)
+    freed = 0
+    for leaf in expressions.leaves(value):
+        tensor = tensor_of(leaf)
+        if tensor is not None and all(expressions._inside(use.node) for use in leaf.uses()):
+            freed += int(tensor.size)
+    return size > freed + GROWTH
+
+
+def _replace(value: ir.Value, expressions: Expressions, graph: ir.Graph, names: set[str]) -> None:
+    size = expressions.size(value)
+    base, number = str(value.name), 0
+    name = f"{base}_folded"
+    while name in names:
+        number += 1
+        name = f"{base}_folded_{number}"
+    names.add(name)
+    known = dims.static(value)
+    dtype = value.dtype
+
+    def evaluate() -> ir.TensorProtocol:
+        array = np.array(expressions.array(value), order="C")
+        return ir.Tensor(array, dtype=dtype, name=name)
+
+    tensor: ir.TensorProtocol
+    if size <= SMALL or dtype is None or known is None or any(dim is None for dim in known):
+        tensor = evaluate()
+    else:
+        tensor = ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape([dim or 0 for dim in known]), name=name)
+    constant = ir.Value(
+        name=name, shape=ir.Shape(list(tensor.shape)), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(constant)
+    if value.is_graph_output():
+        for use in list(value.uses()):
+            use.node.replace_input_with(use.idx, constant)
+        return
+    ir.convenience.replace_all_uses_with(value, constant)

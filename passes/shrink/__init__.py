@@ -1,0 +1,1 @@
+"""Passes that make a model smaller, from the local form to the narrowed weights."""

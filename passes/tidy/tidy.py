@@ -1,0 +1,154 @@
+"""What does nothing goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.context import Context
+from graphopt.facts.constants import Constants, is_constant
+from graphopt.rewrite.unused import remove_unused
+
+
+@dataclass(frozen=True)
+class Tidy:
+    """Remove identities, multiplications by one, additions of zero, constant additions in a row, and what nobody reads.
+
+    1. ``Identity``; ``Mul`` or ``Div`` by ones, ``Add`` or ``Sub`` of zeros, ``Where`` with a condition that always
+       chooses the same side, a ``Transpose`` that undoes the one before it: if the shape stays the same.
+    2. ``Add(Add(x, a), b)`` with constants becomes one ``Add``, if the first is read by nobody else.
+    3. Nodes and initializers that reach no graph output.
+
+    *Never* renames a graph input or output, never touches a node that has a subgraph or side effects.
+
+    *Needs* nothing.
+
+    ``Mul(x, [1, 1])`` -> ``x``
+    """
+
+    name: ClassVar[str] = "tidy"
+
+    def run(self, context: Context) -> bool:
+        """Run on the main graph."""
+        graph = context.model.graph
+        removed = 0
+        for node in list(graph):
+            if _merge_additions(node, graph, context.constants):
+                removed += 1
+            same = _same_as(node, context.constants)
+            if same is not None and _bypass(node, same, graph):
+                removed += 1
+        removed += remove_unused(graph)
+        return context.record({"removed": removed})
+
+
+def _same_as(node: ir.Node, constants: Constants) -> ir.Value | None:
+    """Return the input that a node's only output is equal to, or ``None``."""
+    if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
+        return None
+    inputs = node.inputs
+    candidate: ir.Value | None = None
+    if node.op_type == "Identity":
+        return inputs[0]
+    if node.op_type in ("Mul", "Div", "Add", "Sub"):
+        neutral = 1 if node.op_type in ("Mul", "Div") else 0
+        for position in (1, 0) if node.op_type in ("Mul", "Add") else (1,):
+            value = inputs[position]
+            if value is not None and is_constant(value) and _all(value, neutral, constants):
+                candidate = inputs[1 - position]
+                break
+    elif node.op_type == "Where" and inputs[0] is not None and is_constant(inputs[0]):
+        single = constants.single(inputs[0]) if inputs[0].dtype == ir.DataType.BOOL else None
+        if single is not None:
+            candidate = inputs[1] if bool(single) else inputs[2]
+    elif node.op_type == "Transpose":
+        before = inputs[0].producer() if inputs[0] is not None else None
+        perm = node.attributes.get_ints("perm", None)
+        if perm is not None and list(perm) == sorted(perm):
+            candidate = inputs[0]
+        elif before is not None and before.op_type == "Transpose" and perm is not None:
+            first = before.attributes.get_ints("perm", None)
+            if first is not None and [first[axis] for axis in perm] == sorted(first):
+                candidate = before.inputs[0]
+    if candidate is None or not _same_shape(candidate, node.outputs[0]):
+        return None
+    return candidate
+
+
+def _all(value: ir.Value, number: int, constants: Constants) -> bool:
+    single = constants.single(value)
+    return single is not None and bool(single == number)
+
+
+def _same_shape(a: ir.Value, b: ir.Value) -> bool:
+    first, second = dims.sizes(a), dims.sizes(b)
+    if first is None or second is None or len(first) != len(second) or a.dtype != b.dtype:
+        return False
+    return all(dims.provably_equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+def _bypass(node: ir.Node, value: ir.Value, graph: ir.Graph) -> bool:
+    """Let ``value`` take the place of the node's output, keeping the names of graph outputs."""
+    out = node.outputs[0]
+    if not out.is_graph_output():
+        if value.type is None:
+            value.type = out.type
+        ir.convenience.replace_all_uses_with(out, value)
+        graph.remove(node, safe=True)
+        return True
+    producer = value.producer()
+    if producer is None or value.is_graph_output() or producer.graph is not graph or graph.outputs.count(out) != 1:
+        return False
+    name = out.name
+    for use in list(out.uses()):
+        use.node.replace_input_with(use.idx, value)
+    position = [i for i, output in enumerate(graph.outputs) if output is out][0]
+    graph.outputs[position] = value
+    if value.shape is None or out.shape is not None:
+        value.shape = out.shape
+    value.type = out.type or value.type
+    value.doc_string = value.doc_string or out.doc_string
+    value.metadata_props.update(out.metadata_props)
+    graph.remove(node, safe=True)
+    value.name = name
+    return True
+
+
+def _merge_additions(node: ir.Node, graph: ir.Graph, constants: Constants) -> bool:
+    """``Add(Add(x, a), b)`` -> ``Add(x, a + b)``; sums of floats may be re-associated, integers wrap either way."""
+    if node.op_type != "Add" or node.domain != "" or len(node.inputs) != 2:
+        return False
+    for position in (0, 1):
+        inner, outer = node.inputs[position], node.inputs[1 - position]
+        before = inner.producer() if inner is not None else None
+        if outer is None or before is None or inner is None or before.op_type != "Add" or not is_constant(outer):
+            continue
+        if inner.is_graph_output() or len(inner.uses()) != 1 or before.domain != "" or before.graph is not graph:
+            continue
+        for place in (0, 1):
+            constant, rest = before.inputs[place], before.inputs[1 - place]
+            if constant is None or rest is None or not is_constant(constant):
+                continue
+            a, b = constants.array(constant), constants.array(outer)
+            if a is None or b is None or a.dtype != b.dtype:
+                continue
+            total = np.broadcast_shapes(a.shape, b.shape)
+            if int(np.prod(total)) > max(a.size, b.size):
+                continue
+            tensor = ir.Tensor(np.asarray(a + b), dtype=outer.dtype)
+            name, number = f"{node.outputs[0].name}_sum", 0
+            while name in graph.initializers:
+                number += 1
+                name = f"{node.outputs[0].name}_sum_{number}"
+            tensor.name = name
+            value = ir.Value(name=name, shape=ir.Shape(list(total)), type=outer.type, const_value=tensor)
+            graph.register_initializer(value)
+            node.replace_input_with(position, rest)
+            node.replace_input_with(1 - position, value)
+            graph.remove(before, safe=True)
+            return True
+    return False
