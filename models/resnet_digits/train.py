@@ -28,9 +28,28 @@ def train(
 ) -> None:
     """Trains in place with Adam and a one-cycle rate, and leaves the net in eval mode.
 
+    One thread: the same sums in the same order on every machine, and no threads that wait for each other on a busy one.
     Masks of `torch.nn.utils.prune` are held by construction: the weight is `weight_orig * weight_mask` at every step,
     so that the gradient never reaches a masked weight. Args as `graphopt.models.resnet_digits.data` gives them.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _train(net, images, labels, epochs, rate, batch, seed, step)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(
+    net: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    epochs: int,
+    rate: float,
+    batch: int,
+    seed: int,
+    step: Step,
+) -> None:
     order = torch.Generator().manual_seed(seed)
     inputs, targets = torch.from_numpy(images), torch.from_numpy(labels)
     steps = epochs * -(-len(inputs) // batch)
