@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx_ir as ir
 import onnxruntime as ort
 
 from graphopt import model as models
@@ -121,7 +122,7 @@ def _same(what: str, where: str, a: np.ndarray, b: np.ndarray) -> None:
         )
 
 
-def optimized(model: onnx.ModelProto, what: str, **options: Any) -> Result:
+def optimized(model: onnx.ModelProto | ir.Model, what: str, **options: Any) -> Result:
     """Runs the pipeline without its own verification; an exception is a difference too."""
     from graphopt import pipeline
 
@@ -133,7 +134,7 @@ def optimized(model: onnx.ModelProto, what: str, **options: Any) -> Result:
 
 
 def _sizes(model: onnx.ModelProto) -> Stats:
-    """What the model consists of; functions are inlined and shapes inferred, so that multiply-adds are counted alike."""
+    """What the model consists of; functions are inlined and shapes inferred first, to count all models alike."""
     flat = onnx.inliner.inline_local_functions(model)
     return stats(models.load(onnx.shape_inference.infer_shapes(flat, data_prop=True)))
 
