@@ -75,7 +75,7 @@ def _show(story: Story) -> None:
         )
     )
     console.print(
-        f"\nPruned by masks, a net is as slow as before. Without them it answers the same on all "
+        f"\nPruned by masks, a net is as slow as before, and its file holds the masks too. Without them it answers the same on all "
         f"{story.test_images} test images ({story.different_predictions} predictions differ).\n"
         f"That took {words.seconds(story.seconds)}. Try next:\n"
     )

@@ -195,4 +195,4 @@ def _table(*titles: str, numbers: Sequence[int] = ()) -> Table:
 
 def _more(rows: int, console: Console, limit: int | None) -> None:
     if limit is not None and rows > limit:
-        console.print(f"… and {rows - limit} more: `--all`, or the report (HTML, JSON), has every one")
+        console.print(f"… and {rows - limit} more: --json has every one")
