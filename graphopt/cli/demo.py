@@ -75,8 +75,8 @@ def _show(story: Story) -> None:
         )
     )
     console.print(
-        f"\nPruned by masks, a net is as slow as before, and its file holds the masks too. Without them it answers the same on all "
-        f"{story.test_images} test images ({story.different_predictions} predictions differ).\n"
+        f"\nPruned by masks, a net is as slow as before, and its file holds the masks too. Without them it answers the "
+        f"same on all {story.test_images} test images ({story.different_predictions} predictions differ).\n"
         f"That took {words.seconds(story.seconds)}. Try next:\n"
     )
     folder = Path(story.folder)
