@@ -14,6 +14,7 @@ from graphopt.errors import UsageError, nearest
 
 BUILT_IN = (
     "graphopt.passes.masks.fold_masks:FoldMasks",
+    "graphopt.passes.shrink.fold_batch_norm:FoldBatchNorm",
     "graphopt.passes.shrink.demask:Demask",
     "graphopt.passes.shrink.propagate:Propagate",
     "graphopt.passes.shrink.coalesce:Coalesce",

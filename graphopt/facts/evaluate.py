@@ -162,11 +162,21 @@ def _range(node: ir.Node, arrays: Arrays) -> np.ndarray:
     return np.arange(start, limit, delta)
 
 
+def _divide(node: ir.Node, arrays: Arrays) -> np.ndarray:
+    a, b = arrays
+    assert a is not None and b is not None
+    if a.dtype.kind in "iu":
+        return np.trunc(a / np.where(b == 0, 1, b))
+    with np.errstate(all="ignore"):
+        return a / b
+
+
 _SPECIAL: dict[str, Callable[[ir.Node, Arrays], np.ndarray]] = {
     "CastLike": _cast_like,
     "Clip": _clip,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
+    "Div": _divide,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,

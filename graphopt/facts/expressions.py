@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,6 +80,30 @@ class Expressions:
         else:
             self._values[value] = result
         return result
+
+    def closure(self, value: ir.Value) -> Callable[[], np.ndarray]:
+        """Return a function that evaluates an expression later, whatever becomes of the graph until then."""
+        if value in self._values:
+            array = self._values[value]
+            return lambda: array
+        producer = value.producer()
+        if value not in self.members or producer is None:
+            tensor = tensor_of(value)
+            assert tensor is not None
+            return tensor.numpy
+        function = evaluator(producer)
+        assert function is not None
+        operands = [None if v is None else self.closure(v) for v in _read(producer)]
+        sources = [tensor_of(v) for v in _read(producer) if v is not None and v not in self.members]
+
+        def evaluate() -> np.ndarray:
+            result = np.array(function([None if operand is None else operand() for operand in operands]))
+            for tensor in sources:
+                if tensor is not None and tensor.size > SMALL:
+                    release(tensor)
+            return result
+
+        return evaluate
 
     def leaves(self, value: ir.Value) -> set[ir.Value]:
         """Return the initializers an expression reads."""

@@ -93,6 +93,8 @@ def through_links(node: ir.Node, spec: Spec, facts: Facts, more: dict[int, Parti
             if size is None:
                 continue
             mask = _demand_of_axis(node, group, facts, facts.dead_axes(value).get(axis), size)
+            if mask is not None and axis in own:
+                mask = mask & own[axis]
             if mask is not None and not mask.all():
                 partial[axis] = mask
         facts.contribute(value, partial)

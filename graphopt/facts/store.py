@@ -75,6 +75,11 @@ class Spec:
         return [link for link in self.links if link.out == out and link.out_axis == axis]
 
 
+def sizes_only(value: ir.Value) -> bool:
+    """Tell whether a value is a vector of integers: shapes, axes, indices. They are read whole and never narrowed."""
+    return dims.rank(value) in (0, 1) and value.dtype is not None and value.dtype.is_integer()
+
+
 @dataclass(slots=True)
 class Facts:
     """Everything known about one graph at one moment; never changed by an edit, only computed anew."""
@@ -100,7 +105,7 @@ class Facts:
         """Record dead positions; those with a fill that is not finite are dropped."""
         if fill.dtype.kind not in "iub":
             mask = mask & np.isfinite(fill.astype(np.float64, copy=False))
-        if mask.any():
+        if mask.any() and not sizes_only(value):
             self.dead.setdefault(value, {})[axis] = Dead(mask, fill)
 
     def dead_axes(self, value: ir.Value | None) -> dict[int, Dead]:
@@ -195,8 +200,8 @@ class Facts:
 
     def is_finite(self, value: ir.Value | None) -> bool:
         """Tell whether every element is proved (or, under ``assume_finite``, taken) to be finite."""
-        if self.assume_finite or value is None:
+        if value is None:
             return True
         if is_constant(value):
             return bool(self.constants.finite(value))
-        return value in self.finite
+        return self.assume_finite or value in self.finite

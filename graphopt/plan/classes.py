@@ -21,7 +21,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.facts.constants import is_constant
 from graphopt.facts.ops.shaping import Block
-from graphopt.facts.store import Facts, Link, Spec
+from graphopt.facts.store import Facts, Link, Spec, sizes_only
 from graphopt.facts.walk import demands
 
 Layout = dict[int, np.ndarray]
@@ -204,7 +204,7 @@ def _pin_whole(node: ir.Node, spec: Spec | None, plan: Plan, classes: _Classes) 
 def _visit(node: ir.Node, spec: Spec, plan: Plan, classes: _Classes, joins: bool) -> None:
     for out_position, out in enumerate(node.outputs):
         known = dims.static(out)
-        if known is None:
+        if known is None or sizes_only(out):
             continue
         for axis, size in enumerate(known):
             if size is None or size == 0:
@@ -230,6 +230,10 @@ def _track_of_axis(
 ) -> Track | None:
     moved = [link for link in links if link.index is not None]
     if moved:
+        if node.op_type == "Conv" and _leaves_stream(node, moved[0], out, size, plan):
+            assert moved[0].index is not None
+            multiplier = int((moved[0].index == 0).sum()) or 1
+            return Track(np.repeat(classes.fresh(size // multiplier), multiplier))
         return _moved(node, moved, size, plan, classes)
     live: list[tuple[ir.Value, Track | None]] = []
     for link in links:
@@ -245,6 +249,16 @@ def _track_of_axis(
     if len(live) == 1:
         return live[0][1]
     return _join(node, live, out, axis, size, plan, classes, joins)
+
+
+def _leaves_stream(node: ir.Node, link: Link, out: ir.Value, size: int, plan: Plan) -> bool:
+    """Tell whether a depthwise convolution should gather its channels from a stream that keeps more of them."""
+    value = node.inputs[0]
+    source = None if value is None else plan.tracks.get((value, link.axis))
+    if source is not None and not source.stream and not source.pinned:
+        return False
+    share = float(plan.facts.needed(out, 1, size).mean())
+    return share < 1 if plan.kind == "smallest" else share <= MOSTLY
 
 
 def _join(
@@ -338,6 +352,8 @@ def _product(node: ir.Node, pairs: tuple[tuple[int, int], ...], plan: Plan, clas
     tracks = []
     for operand, axis in pairs:
         value = node.inputs[operand]
+        if value is not None and plan.facts.constants.known(value):
+            return  # a constant is cut like its partner
         tracks.append(None if value is None else plan.tracks.get((value, axis)))
     if tracks[0] is not None and tracks[1] is not None:
         classes.equal(tracks[0].ids, tracks[1].ids)

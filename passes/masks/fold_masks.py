@@ -29,12 +29,17 @@ class FoldMasks:
     *Never* folds a mask over a weight that is NaN or Inf where the mask is zero: the original's output is NaN there, and
     a warning says so. Never folds what depends on a graph input, nor what would make the model larger.
 
+    Options:
+        grow: fold small masks although the model has more parameters until ``narrow`` has cut them.
+
     *Needs* nothing.
 
     ``Conv(x, Mul(W, mask))`` -> ``Conv(x, W')``
     """
 
     name: ClassVar[str] = "fold-masks"
+
+    grow: bool = True
 
     def run(self, context: Context) -> bool:
         """Run on the main graph."""
@@ -49,11 +54,25 @@ class FoldMasks:
         folded = 0
         names = set(graph.initializers)
         for value in expressions.frontier():
-            if _grows(value, expressions):
+            if self._grows(value, expressions):
                 continue
             _replace(value, expressions, graph, names)
             folded += 1
         return context.record({"folded": folded})
+
+    def _grows(self, value: ir.Value, expressions: Expressions) -> bool:
+        """Tell whether the folded constant would be larger than the constants that it makes superfluous."""
+        size = expressions.size(value)
+        counted = value.dtype is None or value.dtype.is_floating_point()
+        freed = 0
+        for leaf in expressions.leaves(value):
+            tensor = tensor_of(leaf)
+            if tensor is not None and all(expressions._inside(use.node) for use in leaf.uses()):
+                freed += int(tensor.size)
+        if size <= freed or (not counted and size <= freed + GROWTH):
+            return False
+        # A float constant that only grows the model for the moment: a mask, or a masked weight that narrowing will cut.
+        return not self.grow or size > freed + GROWTH or not _masks(value, expressions)
 
 
 def _hides_nan(node: ir.Node, expressions: Expressions) -> bool:
@@ -90,15 +109,9 @@ def _exclude(value: ir.Value, expressions: Expressions) -> None:
             pending += [out for use in current.uses() for out in use.node.outputs]
 
 
-def _grows(value: ir.Value, expressions: Expressions) -> bool:
-    """Tell whether the folded constant would be larger than the constants that it makes superfluous."""
-    size = expressions.size(value)
-    freed = 0
-    for leaf in expressions.leaves(value):
-        tensor = tensor_of(leaf)
-        if tensor is not None and all(expressions._inside(use.node) for use in leaf.uses()):
-            freed += int(tensor.size)
-    return size > freed + GROWTH
+def _masks(value: ir.Value, expressions: Expressions) -> bool:
+    array = expressions.array(value)
+    return bool((array == 0).any())
 
 
 def _replace(value: ir.Value, expressions: Expressions, graph: ir.Graph, names: set[str]) -> None:
@@ -112,8 +125,10 @@ def _replace(value: ir.Value, expressions: Expressions, graph: ir.Graph, names: 
     known = dims.static(value)
     dtype = value.dtype
 
+    compute = expressions.closure(value)
+
     def evaluate() -> ir.TensorProtocol:
-        array = np.array(expressions.array(value), order="C")
+        array = np.array(compute(), order="C")
         return ir.Tensor(array, dtype=dtype, name=name)
 
     tensor: ir.TensorProtocol

@@ -393,10 +393,14 @@ def backward_product(contraction: Contraction, node: ir.Node, spec: Spec, facts:
     more: dict[int, Partial] = {}
     if sizes[0] is not None and sizes[0] == sizes[1]:
         for mine, (operand, axis) in enumerate(spec.extra):
-            other = zeros[1 - mine]
+            value, other, own = node.inputs[operand], zeros[1 - mine], zeros[mine]
+            dead = facts.dead_axes(value).get(axis)
+            if dead is not None and value is not None and facts.demand.get(node.outputs[0]) is not None:
+                # Constants of both operands may meet: they stay as planes.
+                planes = dead.mask & (dead.fill != 0)
+                facts.need_physically(value, axis, planes if other is None else planes & ~other)
             if other is None or not other.any():
                 continue
-            own = zeros[mine]
             wanted = ~other if own is None else ~other | own
             if not wanted.all():
                 more[operand] = {axis: wanted}

@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import is_constant
-from graphopt.facts.rules import Rule, register, rule
-from graphopt.facts.store import Facts, Link, Spec
+from graphopt.facts.rules import Rule, register, rule, through_links
+from graphopt.facts.store import Facts, Link, Partial, Spec
 
 Function = Callable[..., np.ndarray]
 
@@ -35,12 +35,15 @@ class Elementwise(Rule):
         absorbed: Callable[[np.ndarray], np.ndarray] | None = None,
         bounded: bool = False,
         operands: int | None = None,
+        only_first: bool = False,
     ) -> None:
         self.function = function
         self.absorbing = absorbing
         self.absorbed = absorbed
         self.bounded = bounded
         self.operands = operands
+        self.only_first = only_first
+        """Only the first operand absorbs (``0 / anything``)."""
 
     def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
         if len(node.outputs) > 1 and any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
@@ -74,7 +77,7 @@ class Elementwise(Rule):
                 mask = np.zeros(size, bool)
                 fill = _as_type(np.zeros(size), out, size)
             if self.absorbing is not None and self.absorbed is not None:
-                for position, found in enumerate(along):
+                for position, found in enumerate(along[:1] if self.only_first else along):
                     if found is None:
                         continue
                     if not all(facts.is_finite(v) for i, v in enumerate(inputs) if i != position):
@@ -341,15 +344,21 @@ class Div(Elementwise):
     """``a / b``; an integer division by zero proves nothing."""
 
     def __init__(self) -> None:
-        super().__init__(lambda n: _divide)
+        super().__init__(lambda n: _divide, absorbing=_is_zero, absorbed=np.zeros_like, only_first=True)
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
-        if node.outputs[0].dtype is not None and not node.outputs[0].dtype.is_floating_point():
-            divisor = node.inputs[1]
-            array = facts.constants.array(divisor) if divisor is not None and is_constant(divisor) else None
-            if array is None or (array == 0).any():
-                return
-        super().forward(node, spec, facts)
+        divisor = node.inputs[1]
+        array = facts.constants.array(divisor) if divisor is not None and is_constant(divisor) else None
+        if array is not None and not (array == 0).any():
+            super().forward(node, spec, facts)
+        elif node.outputs[0].dtype is not None and node.outputs[0].dtype.is_floating_point():
+            _DIVIDE.forward(node, spec, facts)
+
+
+_DIVIDE = Elementwise(lambda n: _divide)
+"""Division by something that may be zero: constants only where both are."""
+
+register("PRelu", Elementwise(BINARY["PRelu"], absorbing=_is_zero, absorbed=np.zeros_like, only_first=True))
 
 
 @rule("Clip")
@@ -416,6 +425,24 @@ class Where(Elementwise):
             same = a_mask & b_mask & (a == b)
             fill = np.where(from_b, b, a)
             facts.set_dead(out, axis, from_a | from_b | same, _as_type(fill, out, size))
+
+
+    def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        # A constant condition reads only the side it chooses.
+        condition, known = node.inputs[0], dims.static(node.outputs[0])
+        more: dict[int, Partial] = {}
+        if condition is not None and known is not None and is_constant(condition):
+            for link in spec.links:
+                size = known[link.out_axis]
+                if link.operand == 0 or size is None:
+                    continue
+                found = facts.along(condition, own_axis(condition, link.out_axis, len(known)), size)
+                if found is None:
+                    continue
+                chosen = found[1].astype(bool)
+                more.setdefault(link.operand, {})[link.axis] = ~found[0] | (chosen if link.operand == 1 else ~chosen)
+        more = {k: {a: m for a, m in partial.items() if not m.all()} for k, partial in more.items()}
+        through_links(node, spec, facts, more)
 
 
 @rule("BatchNormalization")

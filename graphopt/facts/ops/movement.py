@@ -185,6 +185,25 @@ class Gather(Mover):
 class Pad(Mover):
     """Constant positions before and after; negative pads cut. Other modes are needed whole where they pad."""
 
+    def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        super().forward(node, spec, facts)
+        # Along the axes that are not padded a constant stays one only if it is what the others are padded with.
+        out, value = node.outputs[0], node.inputs[0]
+        rank = dims.rank(value)
+        pads = None if rank is None else pads_of(node, rank, facts)
+        if pads is None or out not in facts.dead or node.attributes.get_string("mode", "constant") != "constant":
+            return
+        fill = _pad_value(node, facts)
+        for axis in list(facts.dead[out]):
+            others = [pad for i, pad in enumerate(pads) if i not in (axis, axis + (rank or 0))]
+            if not any(pad > 0 for pad in others):
+                continue
+            dead = facts.dead[out].pop(axis)
+            if fill is not None:
+                facts.set_dead(out, axis, dead.mask & (dead.fill == fill), dead.fill)
+        if not facts.dead.get(out, True):
+            del facts.dead[out]
+
     def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
         known = dims.static(node.inputs[0])
         if known is None or dims.rank(node.outputs[0]) != len(known):
@@ -292,7 +311,7 @@ class Expand(Mover):
                 links.append(Link(0, axis, 0, axis + offset))
             elif size != 1:
                 pinned.add((0, axis + offset))
-        return Spec(links, unread=frozenset({1}), pinned=frozenset(pinned))
+        return Spec(links, pinned=frozenset(pinned))
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         value, out = node.inputs[0], node.outputs[0]

@@ -63,7 +63,6 @@ class Reshape(Rule):
         known, out = dims.sizes(node.inputs[0]), dims.sizes(node.outputs[0])
         if known is None or out is None:
             return None
-        unread = frozenset({1}) if len(node.inputs) > 1 else frozenset()
         pairing = pair_axes(known, out)
         links: list[Link] = []
         blocks: list[Block] = []
@@ -82,7 +81,7 @@ class Reshape(Rule):
                 continue
             blocks.append(Block(ins, outs, tuple(size for size in sizes if isinstance(size, int))))
             contracted += [(0, axis) for axis in ins]
-        return Spec(links, tuple(contracted), unread, reason="Reshape regroups this axis", extra=blocks)
+        return Spec(links, tuple(contracted), reason="Reshape regroups this axis", extra=blocks)
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         dead = facts.dead_axes(node.inputs[0])

@@ -52,7 +52,15 @@ def _live_product(node: ir.Node, spec: Spec, edit: Edit) -> None:
     (a, a_axis), (b, b_axis) = spec.extra  # type: ignore[misc]
     first, second = node.inputs[a], node.inputs[b]
     assert first is not None and second is not None
-    if edit.form != "local":
+    if edit.form != "local" and edit.facts.constants.known(second):
+        kept = edit.layout(first).get(a_axis)
+        if kept is not None:
+            layouts[a][a_axis] = layouts[b][b_axis] = kept
+    elif edit.form != "local" and edit.facts.constants.known(first):
+        kept = edit.layout(second).get(b_axis)
+        if kept is not None:
+            layouts[a][a_axis] = layouts[b][b_axis] = kept
+    elif edit.form != "local":
         left, right = edit.layout(first).get(a_axis), edit.layout(second).get(b_axis)
         if left is not None and right is not None and np.array_equal(left, right):
             layouts[a][a_axis], layouts[b][b_axis] = left, right
@@ -81,9 +89,9 @@ def _constant_weights(node: ir.Node, spec: Spec, geo: Geometry, edit: Edit) -> N
         matrix = nonzero[0] if rows is None else nonzero[0][rows]
         needed = np.flatnonzero(matrix.any(axis=0) & live)
         needed = needed[np.isin(needed, have)] if edit.form != "local" else needed
-        if needed.size == 0:
-            needed = have[:1]
-        read = needed if needed.size < have.size and _gathers(node, geo, needed, have, matrix, edit) else have
+        read = have
+        if needed.size < have.size and _gathers(node, geo, needed, have, matrix, edit):
+            read = needed if needed.size else have[:1]  # one channel, silenced, where all are constants
     if read.size < live.size:
         wanted[geo.x_axis] = read
     extra = contribution(node, geo, fill, edit.facts) if fill.any() and geo.groups == 1 else None
