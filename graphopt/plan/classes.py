@@ -228,7 +228,8 @@ def _visit(node: ir.Node, spec: Spec, plan: Plan, classes: _Classes, joins: bool
 def _track_of_axis(
     node: ir.Node, links: list[Link], out: ir.Value, axis: int, size: int, plan: Plan, classes: _Classes, joins: bool
 ) -> Track | None:
-    moved = [link for link in links if link.index is not None]
+    constants = plan.facts.constants
+    moved = [link for link in links if link.index is not None and not constants.known(node.inputs[link.operand])]
     if moved:
         if node.op_type == "Conv" and _leaves_stream(node, moved[0], out, size, plan):
             assert moved[0].index is not None

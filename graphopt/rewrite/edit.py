@@ -86,6 +86,7 @@ class Edit:
         self.names.update(graph.initializers)
         self.names.update(value.name or "" for value in graph.inputs)
         for node in graph:
+            self.names.add(node.name or "")
             self.names.update(value.name or "" for value in node.outputs)
 
     @property

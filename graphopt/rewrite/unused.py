@@ -13,6 +13,7 @@ def remove_unused(graph: ir.Graph) -> int:
             continue
         if any(out.uses() or out.is_graph_output() for out in node.outputs):
             continue
+        _let_go(node)
         graph.remove(node, safe=True)
         removed += 1
     for name, value in list(graph.initializers.items()):
@@ -20,3 +21,18 @@ def remove_unused(graph: ir.Graph) -> int:
             del graph.initializers[name]
             removed += 1
     return removed
+
+
+def _let_go(node: ir.Node) -> None:
+    """Drop what the subgraphs of a node read from outside: it is read by nobody else, perhaps."""
+    for attribute in node.attributes.values():
+        graphs: list[ir.Graph] = []
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs = [attribute.as_graph()]
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs = list(attribute.as_graphs())
+        for graph in graphs:
+            for inner in graph.all_nodes():
+                for position, value in enumerate(inner.inputs):
+                    if value is not None and value.graph is node.graph:
+                        inner.replace_input_with(position, None)
