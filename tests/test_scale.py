@@ -67,7 +67,8 @@ def test_masked_chain_is_narrowed_from_end_to_end(blocks: int) -> None:
 @pytest.mark.parametrize("blocks", [1, 97])
 def test_unmasked_chain_keeps_everything(blocks: int) -> None:
     model = chain(blocks, masked=False)
-    assert stats(optimized(model).model) == stats(model)
+    before, after = stats(model), stats(optimized(model).model)
+    assert (after.nodes, after.ops, after.parameters) == (before.nodes, before.ops, before.parameters)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -31,10 +31,13 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 def masks_left(model: ir.Model) -> list[str]:
     """Nodes that still apply a mask: a product of constants, or with a constant that has zeros."""
     found = []
+    moving = varying(model)
     for node in model.graph:
         if node.op_type not in ("Mul", "Where", "And"):
             continue
         known = [array for array in map(constant, node.inputs) if array is not None]
+        if node.outputs[0] not in moving and all(array.dtype.kind in "iub" for array in known):
+            continue  # arithmetic with sizes
         if len(known) == len(node.inputs) or any(array.size and not array.all() for array in known):
             found.append(f"{node.op_type} {node.name}: {[value.name for value in node.inputs if value]}")
     return found
