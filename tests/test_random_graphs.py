@@ -7,7 +7,7 @@ import os
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, reject, seed, settings
+from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 
 from tests.strategies import check
 from tests.strategies.builder import Builder
@@ -15,19 +15,13 @@ from tests.strategies.graphs import Graph, build, feeds, graphs
 from tests.strategies.recipe import Recipe, shrink
 
 PLANS = ("smallest", "fastest")
+CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+# A failure is not made small here, which would take minutes: its message names the command that does.
+PHASES = (Phase.explicit, Phase.generate)
 SHORT = settings(
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=CHECKS, phases=PHASES
 )
-LONG = settings(
-    max_examples=2000,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
+LONG = settings(max_examples=2000, deadline=None, database=None, suppress_health_check=CHECKS, phases=PHASES)
 
 
 def examine(graph: Graph) -> None:
@@ -36,11 +30,18 @@ def examine(graph: Graph) -> None:
 
     number = graph.recipe.seed
     names = sorted(registry.passes())
+    name, plan, finite = names[number % len(names)], PLANS[number % 2], number % 4 < 2
+    kind = "whole"
     try:
-        check.whole(graph, plan=PLANS[number % 2], assume_finite=number % 4 < 2)
-        check.one_pass(graph, names[number % len(names)])
+        check.whole(graph, plan=plan, assume_finite=finite)
+        kind = name
+        check.one_pass(graph, name)
     except check.NotUsableError:
         reject()
+    except check.DifferentError as error:
+        options = f"--kind {kind} --plan {plan}" + ("" if finite else " --not-finite")
+        command = f"python -m tests.strategies.hunt {options} --recipe '{graph.recipe.text()}'"
+        raise AssertionError(f"{error}\nmade small by: {command}") from error
 
 
 @SHORT
@@ -102,13 +103,7 @@ def test_models_of_the_strategy_are_usable() -> None:
     assert core <= operators, core - operators
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
+@settings(SHORT, max_examples=25)
 @given(graphs())
 def test_models_of_the_strategy_have_thirty_nodes(graph: Graph) -> None:
     assert len(graph.model.graph.node) >= 30
@@ -117,7 +112,7 @@ def test_models_of_the_strategy_have_thirty_nodes(graph: Graph) -> None:
 def test_a_recipe_gives_the_same_model_twice() -> None:
     recipe = Recipe.random(7)
     assert build(recipe).model.SerializeToString() == build(recipe).model.SerializeToString()
-    assert build(Recipe.parse(str(recipe).split("'")[1])).model == build(recipe).model
+    assert build(Recipe.parse(recipe.text())).model == build(recipe).model
     assert build(recipe).model.SerializeToString() != build(Recipe.random(8)).model.SerializeToString()
 
 

@@ -54,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plan", default="rotate", choices=["rotate", "smallest", "fastest"])
     parser.add_argument("--causes", type=int, default=5, help="stop after so many different causes")
     parser.add_argument("--shrink", type=int, default=300, help="trials spent on making a failure small")
+    parser.add_argument("--not-finite", action="store_true", help="never assume finite inputs (else every fourth time)")
+    parser.add_argument("--recipe", default=None, help="one recipe, as a failed test prints it, instead of seeds")
     options = parser.parse_args(arguments)
     from graphopt import registry
 
@@ -63,10 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.perf_counter()
     i = -1
     for i in range(options.count):
-        recipe = Recipe.random(options.seed + i, most=options.steps)
+        recipe = Recipe.parse(options.recipe) if options.recipe else Recipe.random(options.seed + i, most=options.steps)
         graph = build(recipe)
         plan = options.plan if options.plan != "rotate" else ("smallest", "fastest")[i % 2]
-        finite = i % 4 < 3
+        finite = i % 4 < 3 and not options.not_finite
         kinds = {"whole": ["whole"], "passes": [names[i % len(names)]], "both": ["whole", names[i % len(names)]]}
         for kind in kinds.get(options.kind, [options.kind]):
             try:
@@ -88,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
                 budget=options.shrink,
             )
             _report(build(small), kind, plan, finite, options.save, options.seed + i)
-        if len(seen) >= options.causes:
+        if len(seen) >= options.causes or options.recipe:
             break
     print(f"{i + 1} models in {time.perf_counter() - start:.0f} s, {unusable} not usable, {len(seen)} causes")
     for cause, count in seen.most_common():

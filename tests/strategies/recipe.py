@@ -67,8 +67,12 @@ class Recipe:
     """Plain steps are added until there are so many nodes."""
 
     def __repr__(self) -> str:
+        return f"Recipe.parse('{self.text()}')"
+
+    def text(self) -> str:
+        """What `parse` reads."""
         parts = ".".join(p.rstrip(b"\0").hex() for p in (self.header, *self.steps))
-        return f"Recipe.parse('{self.seed}.{self.nodes}.{parts}')"
+        return f"{self.seed}.{self.nodes}.{parts}"
 
     @classmethod
     def parse(cls, text: str) -> Recipe:
