@@ -12,6 +12,7 @@ from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import SMALL, tensor_of
 from graphopt.facts.expressions import Expressions
+from graphopt.model_shapes import infer_shapes
 
 GROWTH = 4096
 """Elements by which folding a mask may grow a model for the moment: masks of channels, which narrowing removes."""
@@ -58,7 +59,10 @@ class FoldMasks:
                 continue
             _replace(value, expressions, graph, names)
             folded += 1
-        return context.record({"folded": folded})
+        changed = context.record({"folded": folded})
+        if changed and any(_unknown_size(out) for node in graph for out in node.outputs):
+            infer_shapes(context.model)  # sizes that were computed are constants now
+        return changed
 
     def _grows(self, value: ir.Value, expressions: Expressions) -> bool:
         """Tell whether the folded constant would be larger than the constants that it makes superfluous."""
@@ -71,6 +75,9 @@ class FoldMasks:
                 freed += int(tensor.size)
         if size <= freed or (not counted and size <= freed + GROWTH):
             return False
+        producer = value.producer()
+        if producer is not None and producer.op_type in ("Expand", "Tile", "ConstantOfShape"):
+            return (dims.rank(value) or 2) > 1  # an operator that broadcasts needs no copies; a bias may
         # A float constant that only grows the model for the moment: a mask, or a masked weight that narrowing will cut.
         return not self.grow or size > freed + GROWTH or not _masks(value, expressions)
 
@@ -107,6 +114,11 @@ def _exclude(value: ir.Value, expressions: Expressions) -> None:
         if current in expressions.members:
             expressions.members.discard(current)
             pending += [out for use in current.uses() for out in use.node.outputs]
+
+
+def _unknown_size(value: ir.Value) -> bool:
+    known = dims.sizes(value)
+    return known is None or any(size is None for size in known)
 
 
 def _masks(value: ir.Value, expressions: Expressions) -> bool:

@@ -21,7 +21,9 @@ class Tidy:
     1. ``Identity``; ``Mul`` or ``Div`` by ones, ``Add`` or ``Sub`` of zeros, ``Where`` with a condition that always
        chooses the same side, a ``Transpose`` that undoes the one before it: if the shape stays the same.
     2. ``Add(Add(x, a), b)`` with constants becomes one ``Add``, if the first is read by nobody else.
-    3. Nodes and initializers that reach no graph output.
+    3. ``Expand`` in front of an operator that broadcasts to that shape anyway.
+    4. A bias of zeros (Gemm: where it may be left out, opset 11).
+    5. Nodes and initializers that reach no graph output.
 
     *Never* renames a graph input or output, never touches a node that has a subgraph or side effects.
 
@@ -37,6 +39,8 @@ class Tidy:
         graph = context.model.graph
         removed = 0
         for node in list(graph):
+            removed += _unexpand(node)
+            removed += _zero_bias(node, context.constants, graph.opset_imports.get("", 1))
             if _merge_additions(node, graph, context.constants):
                 removed += 1
             same = _same_as(node, context.constants)
@@ -116,6 +120,48 @@ def _bypass(node: ir.Node, value: ir.Value, graph: ir.Graph) -> bool:
     graph.remove(node, safe=True)
     value.name = name
     return True
+
+
+def _zero_bias(node: ir.Node, constants: Constants, opset: int) -> int:
+    """A bias of zeros adds nothing."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or node.domain != "" or len(node.inputs) != 3:
+        return 0
+    bias = node.inputs[2]
+    if bias is None or not is_constant(bias) or not _all(bias, 0, constants):
+        return 0
+    if node.op_type == "Gemm" and opset < 11:
+        return 0
+    node.resize_inputs(2)
+    return 1
+
+
+BROADCASTING = frozenset("Add Sub Mul Div Max Min Pow Where And Or Xor Equal Greater Less PRelu".split())
+
+
+def _unexpand(node: ir.Node) -> int:
+    """``Mul(x, Expand(c, shape))`` -> ``Mul(x, c)`` where another operand already has the result's shape."""
+    if node.op_type not in BROADCASTING or node.domain != "":
+        return 0
+    done = 0
+    for position, value in enumerate(node.inputs):
+        before = value.producer() if value is not None else None
+        if before is None or before.op_type != "Expand" or before.domain != "" or before.inputs[0] is None:
+            continue
+        others = [other for i, other in enumerate(node.inputs) if i != position and other is not None]
+        if before.inputs[0].dtype == value.dtype and any(_wide(other, node.outputs[0]) for other in others):  # type: ignore[union-attr]
+            node.replace_input_with(position, before.inputs[0])
+            done += 1
+    return done
+
+
+def _wide(a: ir.Value, out: ir.Value) -> bool:
+    first, second = dims.sizes(a), dims.sizes(out)
+    return (
+        first is not None
+        and second is not None
+        and len(first) == len(second)
+        and all(dims.provably_equal(x, y) for x, y in zip(first, second, strict=True))
+    )
 
 
 def _merge_additions(node: ir.Node, graph: ir.Graph, constants: Constants) -> bool:
