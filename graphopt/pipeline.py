@@ -115,11 +115,18 @@ def optimize(
     original = models.load(model)
     with _quiet_collector():
         context = _prepare(original, plan, target, assume_finite)
-        report.before = stats(context.model)
+        report.before = before = stats(context.model)
         masks = _masks(context)
         report.axes = axis_rows(context.facts(), context.kind) if context.facts().anything() else []
         _run(context, selected, repeat, report, step)
         report.after = stats(context.model)
+        if repeat and report.after.parameters > before.parameters:
+            # A weight that is masked here and whole there became two: leave such masks where they are.
+            selected = [make(item.name, {"grow": False}) if item.name == "fold-masks" else item for item in selected]
+            context = _prepare(original, plan, target, assume_finite)
+            report.passes.clear()
+            _run(context, selected, repeat, report, step)
+            report.after = stats(context.model)
     result = context.model
     if original.functions and not _gained(report):
         result = models.clone(original)

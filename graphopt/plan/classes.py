@@ -255,11 +255,16 @@ def _track_of_axis(
 def _leaves_stream(node: ir.Node, link: Link, out: ir.Value, size: int, plan: Plan) -> bool:
     """Tell whether a depthwise convolution should gather its channels from a stream that keeps more of them."""
     value = node.inputs[0]
-    source = None if value is None else plan.tracks.get((value, link.axis))
-    if source is not None and not source.stream and not source.pinned:
-        return False
-    share = float(plan.facts.needed(out, 1, size).mean())
-    return share < 1 if plan.kind == "smallest" else share <= MOSTLY
+    assert value is not None
+    source = plan.tracks.get((value, link.axis))
+    needed = plan.facts.needed(out, 1, size)
+    if plan.kind == "smallest":
+        channels = (dims.static(value) or (None, None))[1]
+        assert channels is not None and link.index is not None
+        kept = np.unique(link.index[needed]).size
+        present = channels if source is None else int(plan.facts.needed(value, 1, channels).sum())
+        return kept < present
+    return (source is None or source.stream or source.pinned) and float(needed.mean()) <= MOSTLY
 
 
 def _join(
@@ -295,15 +300,15 @@ def _join(
         for other in streams:
             classes.equal(track.ids, other.ids)
         return track
-    if streams:
-        result = Track(streams[0].ids, stream=True)
-        for other in streams[1:]:
-            classes.equal(result.ids, other.ids)
-        return result
-    if plan.kind == "smallest":
+    plain = [track for track in tracks if track not in streams]
+    if plain and plan.kind == "fastest" and not any(track.stream or track.pinned for track in streams):
+        # The first source of a stream is computed at the stream's width: it needs no scatter.
+        streams.append(max(plain, key=lambda track: _width(track, live, plan)))
+    if not streams:
         return Track(classes.fresh(size), stream=True)
-    widest = max(tracks, key=lambda track: _width(track, live, plan))
-    return Track(widest.ids, stream=True)
+    for other in streams[1:]:
+        classes.equal(streams[0].ids, other.ids)
+    return Track(streams[0].ids, stream=True)
 
 
 def _width(track: Track, live: list[tuple[ir.Value, Track | None]], plan: Plan) -> int:

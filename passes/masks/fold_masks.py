@@ -13,6 +13,7 @@ from graphopt.context import Context
 from graphopt.facts.constants import SMALL, tensor_of
 from graphopt.facts.expressions import Expressions
 from graphopt.model_shapes import infer_shapes
+from graphopt.rewrite.unused import remove_unused
 
 GROWTH = 4096
 """Elements by which folding a mask may grow a model for the moment: masks of channels, which narrowing removes."""
@@ -43,11 +44,21 @@ class FoldMasks:
     grow: bool = True
 
     def run(self, context: Context) -> bool:
-        """Run on the main graph."""
+        """Run on the main graph; again where folding has made sizes known that were computed."""
+        changed = False
+        for _ in range(4):
+            folded = self._fold(context)
+            changed |= context.record({"folded": folded})
+            if not folded or not any(_unknown_size(out) for node in context.model.graph for out in node.outputs):
+                break
+            infer_shapes(context.model)
+        return changed
+
+    def _fold(self, context: Context) -> int:
         graph = context.model.graph
         expressions = Expressions(graph, context.constants)
         if not expressions.members:
-            return False
+            return 0
         for node in graph:
             if node.outputs and node.outputs[0] in expressions.members and _hides_nan(node, expressions):
                 context.warn("mask-over-nan", "a masked weight is NaN or Inf: its mask is not folded", node)
@@ -59,10 +70,9 @@ class FoldMasks:
                 continue
             _replace(value, expressions, graph, names)
             folded += 1
-        changed = context.record({"folded": folded})
-        if changed and any(_unknown_size(out) for node in graph for out in node.outputs):
-            infer_shapes(context.model)  # sizes that were computed are constants now
-        return changed
+        if folded:
+            remove_unused(graph)
+        return folded
 
     def _grows(self, value: ir.Value, expressions: Expressions) -> bool:
         """Tell whether the folded constant would be larger than the constants that it makes superfluous."""
