@@ -15,11 +15,11 @@ from graphopt.errors import UsageError, nearest
 BUILT_IN = (
     "graphopt.passes.masks.fold_masks:FoldMasks",
     "graphopt.passes.shrink.fold_batch_norm:FoldBatchNorm",
+    "graphopt.passes.shrink.fold_dead:FoldDead",
     "graphopt.passes.shrink.demask:Demask",
     "graphopt.passes.shrink.propagate:Propagate",
     "graphopt.passes.shrink.coalesce:Coalesce",
     "graphopt.passes.shrink.narrow:Narrow",
-    "graphopt.passes.shrink.fold_dead:FoldDead",
     "graphopt.passes.lower.lower_scatters:LowerScatters",
     "graphopt.passes.tidy.tidy:Tidy",
 )

@@ -147,7 +147,19 @@ class Constants:
             found = (array != 0).any(axis=rest)
             return found if rows < columns else found.T
 
-        return self._pattern(value, ("nonzero", rows, columns), compute)
+        size = self.size(value) or 0
+        if size <= SMALL:
+            return self._pattern(value, ("nonzero", rows, columns), compute)
+
+        def pack(array: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+            found = compute(array)
+            return np.packbits(found), found.shape
+
+        packed = self._pattern(value, ("packed", rows, columns), pack)
+        if packed is None:
+            return None
+        bits, shape = packed
+        return np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)
 
     def finite(self, value: ir.Value) -> bool | None:
         """Tell whether every element is finite; ``None`` when the value is not a numeric constant."""

@@ -16,6 +16,13 @@ from graphopt.facts.constants import is_constant
 from graphopt.facts.store import Dead, Facts, Link, Mask, Partial, Spec
 
 
+ELEMENTWISE_JOINS = frozenset(
+    "Add Sub Mul Div Pow Max Min Mean Sum Mod Where PRelu And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual "
+    "BitwiseAnd BitwiseOr BitwiseXor BitShift".split()
+)
+"""Operators of which each live operand may come in a layout of its own and be scattered in front of them."""
+
+
 class Rule:
     """Facts of one operator. ``spec`` returns ``None`` when this node is to be treated as unknown."""
 
@@ -130,7 +137,12 @@ def _demand_of_axis(node: ir.Node, links: list[Link], facts: Facts, dead_in: Dea
 
 
 def _planes(node: ir.Node, value: ir.Value, links: list[Link], known: tuple[int | None, ...], facts: Facts) -> None:
-    """Hand the outputs' physical needs on to the inputs that are dead at the same positions."""
+    """Hand the outputs' physical needs on to the inputs that are dead at the same positions.
+
+    Not at a join: its trunk shares the output's positions, and the scatter of a branch writes the constants.
+    """
+    if node.op_type in ELEMENTWISE_JOINS and sum(v is not None and not is_constant(v) for v in node.inputs) > 1:
+        return
     for link in links:
         planes = facts.physical.get(node.outputs[link.out], {}).get(link.out_axis)
         dead_in = facts.dead_axes(value).get(link.axis)

@@ -21,6 +21,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.facts.constants import is_constant
 from graphopt.facts.ops.shaping import Block
+from graphopt.facts.rules import ELEMENTWISE_JOINS
 from graphopt.facts.store import Facts, Link, Spec, sizes_only
 from graphopt.facts.walk import demands
 
@@ -28,11 +29,6 @@ Layout = dict[int, np.ndarray]
 """Axis → sorted kept positions. An axis that is absent is whole."""
 
 Kind = Literal["smallest", "fastest"]
-
-ELEMENTWISE_JOINS = frozenset(
-    "Add Sub Mul Div Pow Max Min Mean Sum Mod Where PRelu And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual "
-    "BitwiseAnd BitwiseOr BitwiseXor BitShift".split()
-)
 
 MOSTLY = 0.75
 """A join with a value that cannot be narrowed is narrowed itself only if it needs at most this share of positions."""
@@ -141,9 +137,9 @@ def make_plan(facts: Facts, kind: Kind = "fastest", *, joins: bool = True, align
         for (value, axis), track in plan.tracks.items():
             needed = facts.needed(value, axis, track.ids.size)
             keep[roots[track.ids[needed]]] = True
-        for track in plan.tracks.values():
-            if track.ids.size and not keep[roots[track.ids]].any():
-                keep[roots[track.ids[0]]] = True
+        for (value, _), track in plan.tracks.items():
+            if track.ids.size and not keep[roots[track.ids]].any() and (value.uses() or value.is_graph_output()):
+                keep[roots[track.ids[0]]] = True  # no operator computes nothing; ``fold-dead`` removes such values
         if align > 1:
             _align(plan, roots, keep, align)
         if not _force(plan, roots, keep):

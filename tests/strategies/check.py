@@ -136,19 +136,22 @@ def optimized(model: onnx.ModelProto | ir.Model, what: str, **options: Any) -> R
 def _sizes(model: onnx.ModelProto) -> Stats:
     """What the model consists of; functions are inlined and shapes inferred first, to count all models alike."""
     flat = onnx.inliner.inline_local_functions(model)
-    return stats(models.load(onnx.shape_inference.infer_shapes(flat, data_prop=True)))
+    try:
+        return stats(models.load(onnx.shape_inference.infer_shapes(flat, data_prop=True)))
+    except Exception as error:
+        raise DifferentError("optimize: shapes contradict each other", str(error)) from error
 
 
 def _numbers_that_become_floats(model: onnx.ModelProto) -> int:
-    """Elements of integer and bool constants, where there are casts: a folded `Cast(mask)` is made of parameters."""
+    """Numbers that are no parameters yet: of integer and bool masks, of ConstantOfShape, of what is cast to a float."""
     nodes = [*model.graph.node, *(n for f in model.functions for n in f.node)]
-    casts = sum(n.op_type == "Cast" for n in nodes)
-    if not casts:
+    made = sum(n.op_type in ("Cast", "ConstantOfShape") for n in nodes)
+    if not made:
         return 0
     tensors = [*model.graph.initializer]
     tensors += [a.t for n in nodes if n.op_type == "Constant" for a in n.attribute if a.name == "value"]
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
-    return casts + sum(math.prod(t.dims) for t in tensors if t.data_type not in floats)
+    return made + sum(math.prod(t.dims) for t in tensors if t.data_type not in floats)
 
 
 def _place(error: BaseException) -> str:

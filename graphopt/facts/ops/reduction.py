@@ -80,20 +80,34 @@ class Reduction(Rule):
 
     def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         more: Partial = {}
-        if spec.contracted and facts.demand.get(node.outputs[0]) is not None:
+        value = node.inputs[0]
+        if spec.contracted and value is not None and facts.demand.get(node.outputs[0]) is not None:
             for _, axis in spec.contracted:
-                found = facts.dead_axes(node.inputs[0]).get(axis)
-                if found is not None:
+                found = facts.dead_axes(value).get(axis)
+                if found is None:
+                    continue
+                if absorbs_constants(node, spec, value, axis, facts):
+                    wanted = ~found.mask
+                else:
                     wanted = ~(found.mask & (found.fill == 0))
+                    facts.need_physically(value, axis, found.mask & wanted)
+                if not wanted.all():
                     more[axis] = wanted
-                    if not wanted.all() and node.inputs[0] is not None:
-                        facts.need_physically(node.inputs[0], axis, found.mask & wanted)
-        through_links(node, spec, facts, {0: {axis: mask for axis, mask in more.items() if not mask.all()}})
-        if spec.contracted and node.inputs[0] is not None and facts.demand.get(node.outputs[0]) is not None:
-            for _, axis in spec.contracted:
-                found = facts.dead_axes(node.inputs[0]).get(axis)
-                if found is not None:
-                    facts.need_physically(node.inputs[0], axis, found.mask & (found.fill != 0))
+        through_links(node, spec, facts, {0: more})
+
+
+def absorbs_constants(node: ir.Node, spec: Spec, value: ir.Value, axis: int, facts: Facts) -> bool:
+    """Tell whether constants along a reduced axis may leave a sum as one constant: it must be known how many they are."""
+    if node.op_type not in ("ReduceSum", "ReduceMean", "ReduceL1", "ReduceSumSquare"):
+        return False
+    known = dims.static(value)
+    dtype = value.dtype
+    others = [other for _, other in spec.contracted if other != axis]
+    if known is None or dtype is None or not dtype.is_floating_point():
+        return False
+    if any(other in facts.dead_axes(value) for other in others):
+        return False
+    return node.op_type == "ReduceMean" or all(known[other] is not None for other in others)
 
 
 def _reduce(op_type: str, fill: np.ndarray, count: int | None) -> np.ndarray | None:
