@@ -242,7 +242,8 @@ def _track_of_axis(
             return Track(np.repeat(classes.fresh(group), size // group))  # a group is kept or dropped whole
         if node.op_type == "ConvTranspose" and (group := node.attributes.get_int("group", 1)) > 1:
             return Track(np.repeat(classes.fresh(group), size // group))
-        return Track(classes.fresh(size))
+        # Constants expanded at run time cost nothing: they stay as wide as an output or a barrier wants them.
+        return Track(classes.fresh(size), settled=node.op_type == "Expand")
     if len(live) == 1:
         return live[0][1]
     return _join(node, live, out, axis, size, plan, classes, joins)

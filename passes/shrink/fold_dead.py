@@ -14,6 +14,7 @@ from graphopt.facts.constants import is_constant
 from graphopt.facts.store import Facts
 from graphopt.plan.classes import Plan
 from graphopt.rewrite.edit import Cursor, Edit
+from graphopt.rewrite.unused import remove_unused
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class FoldDead:
                 if expanded is not None:
                     edit.stand_in(value, expanded, list(value.uses()))
                     folded += 1
+        if folded:
+            remove_unused(facts.graph)
         return context.record({"dead": folded})
 
 

@@ -135,7 +135,7 @@ def _zero_bias(node: ir.Node, constants: Constants, opset: int) -> int:
     return 1
 
 
-BROADCASTING = frozenset("Add Sub Mul Div Max Min Pow Where And Or Xor Equal Greater Less PRelu".split())
+BROADCASTING = frozenset("Add Sub Mul Div Max Min Pow Where And Or Xor Equal Greater Less".split())
 
 
 def _unexpand(node: ir.Node) -> int:

@@ -76,7 +76,9 @@ def _constant_weights(node: ir.Node, spec: Spec, geo: Geometry, edit: Edit) -> N
     nonzero = weights_nonzero(node, geo, edit.facts)
     assert x is not None and nonzero is not None
     channels = (edit.sizes(x) or ())[geo.x_axis]
-    assert isinstance(channels, int)
+    if not isinstance(channels, int):
+        by_links(node, spec, edit)
+        return
     live, fill = live_inputs(x, channels, geo, edit.facts)
     rows = edit.planned(out).get(geo.out_axis)
     wanted = wanted_by_links(node, geo.x, spec, edit)
