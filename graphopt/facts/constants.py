@@ -85,6 +85,12 @@ class Constants:
             self._alive[id(tensor)] = tensor
         return array
 
+    def release(self, value: ir.Value) -> None:
+        """Drop the mapped memory behind a large constant that has just been read."""
+        tensor = tensor_of(value) if is_constant(value) else None
+        if tensor is not None and tensor.size > SMALL:
+            release(tensor)
+
     def size(self, value: ir.Value) -> int | None:
         """Return the number of elements of a constant without reading it."""
         tensor = tensor_of(value) if is_constant(value) else None

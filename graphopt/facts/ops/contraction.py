@@ -78,9 +78,10 @@ def contribution(node: ir.Node, geo: Geometry, fill: np.ndarray, facts: Facts) -
     columns = np.flatnonzero(fill)
     weight = facts.constants.array(value)
     assert weight is not None
-    taken = np.take(weight, columns, axis=geo.w_in).astype(np.float64)
+    taken = np.take(weight, columns, axis=geo.w_in)
+    facts.constants.release(value)
     rest = tuple(i for i in range(taken.ndim) if i not in (geo.w_in, geo.w_out))
-    summed = taken.sum(axis=rest) if rest else taken
+    summed = taken.sum(axis=rest, dtype=np.float64) if rest else taken.astype(np.float64)
     matrix = summed if geo.w_out < geo.w_in else summed.T
     return geo.alpha * (matrix @ fill[columns].astype(np.float64))
 
