@@ -22,7 +22,9 @@ _HOME = {
     "save": "graphopt.model",
 }
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [
+    "Result", "__version__", "bench", "explain", "export", "inspect", "load", "optimize", "save", "verify",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from graphopt.bench import bench

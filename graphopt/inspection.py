@@ -135,8 +135,12 @@ def _declined(node: ir.Node, facts: Facts) -> list[str]:
     for operand, value in enumerate(node.inputs):
         if value is None or is_constant(value) or operand in spec.unread:
             continue
-        linked = {link.axis for link in spec.of_operand(operand)} | {axis for o, axis in spec.contracted if o == operand}
-        whole = [axis for axis, size in enumerate(dims.static(value) or ()) if axis not in linked and size not in (None, 1)]
+        linked = {link.axis for link in spec.of_operand(operand)} | {
+            axis for o, axis in spec.contracted if o == operand
+        }
+        whole = [
+            axis for axis, size in enumerate(dims.static(value) or ()) if axis not in linked and size not in (None, 1)
+        ]
         if whole:
             lines.append(f"{at}: needs axes {whole} of {value.name} whole: {spec.reason or 'unrelated to its outputs'}")
     return lines

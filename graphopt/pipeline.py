@@ -32,8 +32,8 @@ from graphopt.passes.shrink.demask import Demask
 from graphopt.passes.shrink.propagate import Propagate
 from graphopt.plan.classes import Kind
 from graphopt.registry import Pass, make, parse, passes
-from graphopt.report.schema import FileInfo, ForcedRow, MaskRow, Moves, PassRow, Report
 from graphopt.report.axes import axis_rows
+from graphopt.report.schema import FileInfo, ForcedRow, MaskRow, Moves, PassRow, Report
 from graphopt.rewrite.moves import ROLE
 
 if TYPE_CHECKING:
@@ -178,7 +178,9 @@ def _from_recipe(path: Path) -> list[Pass]:
         raise UsageError("the recipe is not YAML", where=str(path), help=str(error).splitlines()[0]) from error
     entries = content.get("passes") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not entries:
-        raise UsageError("the recipe lists no passes", where=str(path), help="passes: [fold-masks, {narrow: {align: 16}}]")
+        raise UsageError(
+            "the recipe lists no passes", where=str(path), help="passes: [fold-masks, {narrow: {align: 16}}]"
+        )
     selected: list[Pass] = []
     for entry in entries:
         if isinstance(entry, str):
@@ -187,7 +189,9 @@ def _from_recipe(path: Path) -> list[Pass]:
             ((name, options),) = entry.items()
             selected.append(make(str(name), options or {}))
         else:
-            raise UsageError(f"cannot read {entry!r} in the recipe", where=str(path), help="a name, or {name: {option: value}}")
+            raise UsageError(
+                f"cannot read {entry!r} in the recipe", where=str(path), help="a name, or {name: {option: value}}"
+            )
     return selected
 
 
@@ -234,7 +238,7 @@ def _run(context: Context, selected: list[Pass], repeat: bool, report: Report, s
 
 
 DELAYED = (Demask, Propagate, Coalesce)
-"""Passes whose scatters the default pipeline never emits: ``narrow``, which follows them, carries out their plan at once.
+"""Passes whose scatters the default pipeline never emits: ``narrow``, which follows them, carries out their plan.
 
 The local form of a network has eight nodes more for every contraction, all of which the next passes take out again.
 Named in ``-p`` they run one by one, and leave the same model (see docs/decisions).
@@ -270,7 +274,7 @@ def _fingerprint(model: ir.Model) -> tuple[object, ...]:
 
 @contextmanager
 def _quiet_collector() -> Iterator[None]:
-    """Passes create many small objects and no garbage cycles worth looking for: half of their time is the collector's."""
+    """Passes create many small objects and few cycles: half of their time would be the garbage collector's."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -285,7 +289,7 @@ def _gained(report: Report) -> bool:
     return after.parameters < before.parameters or after.macs < before.macs
 
 
-# -- the proof ------------------------------------------------------------------------------------------------------------
+# -- the proof -----------------------------------------------------------------------------------------------------
 
 
 def _prove(
@@ -336,7 +340,7 @@ def _worst(verdict: VerifyReport) -> str:
     return f"output {worst.name!r} by {worst.max_abs:.3g} (allowed {worst.tolerance:.3g}) {worst.where or ''}"
 
 
-# -- the report -----------------------------------------------------------------------------------------------------------
+# -- the report ----------------------------------------------------------------------------------------------------
 
 
 def _masks(context: Context) -> list[Mask]:

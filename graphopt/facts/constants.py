@@ -7,9 +7,12 @@ memory of an analysis does not grow with the size of the model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar, cast
 
 import numpy as np
 import onnx_ir as ir
+
+Found = TypeVar("Found")
 
 SMALL = 1 << 16
 """Tensors of at most this many elements are kept as arrays once they have been read."""
@@ -122,7 +125,7 @@ class Constants:
         return None if array is None else [int(x) for x in array.ravel()]
 
     def uniform(self, value: ir.Value, axis: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return (mask, fill) of shape ``[n]``: slice ``p`` of ``axis`` holds ``fill[p]`` everywhere where ``mask[p]``."""
+        """Return (mask, fill), each ``[n]``: slice ``p`` of ``axis`` holds ``fill[p]`` everywhere if ``mask[p]``."""
 
         def compute(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             count = array.shape[axis]
@@ -146,7 +149,7 @@ class Constants:
         return self._pattern(value, ("single",), compute)
 
     def nonzero(self, value: ir.Value, rows: int, columns: int) -> np.ndarray | None:
-        """Return the boolean matrix ``[rows, columns]``: is any weight between these two axes not zero? NaN is not zero."""
+        """Return the boolean matrix ``[rows, columns]``: is any weight between the two not zero? NaN is not zero."""
 
         def compute(array: np.ndarray) -> np.ndarray:
             rest = tuple(i for i in range(array.ndim) if i not in (rows, columns))
@@ -177,7 +180,9 @@ class Constants:
 
         return self._pattern(value, ("finite",), compute)
 
-    def _pattern(self, value: ir.Value, key: tuple[object, ...], compute: Callable[[np.ndarray], object]):  # noqa: ANN202
+    def _pattern(
+        self, value: ir.Value, key: tuple[object, ...], compute: Callable[[np.ndarray], Found]
+    ) -> Found | None:
         tensor = tensor_of(value) if is_constant(value) else None
         if tensor is None:
             array = self.array(value)
@@ -191,7 +196,7 @@ class Constants:
             self._alive[id(tensor)] = tensor
             if array.size > SMALL:
                 release(tensor)
-        return self._patterns[full_key]
+        return cast("Found", self._patterns[full_key])
 
     def _gathered(self, value: ir.Value) -> np.ndarray | None:
         producer = value.producer()

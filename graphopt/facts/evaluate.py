@@ -50,12 +50,12 @@ def _ints(arrays: Arrays, position: int) -> list[int] | None:
 
 
 def _axes(node: ir.Node, arrays: Arrays) -> list[int] | None:
-    return list(node.attributes.get_ints("axes")) if "axes" in node.attributes else _ints(arrays, 1)
+    return list(node.attributes.get_ints("axes", ())) if "axes" in node.attributes else _ints(arrays, 1)
 
 
 def _reshape(node: ir.Node, arrays: Arrays) -> np.ndarray:
     array = arrays[0]
-    shape = list(node.attributes.get_ints("shape")) if "shape" in node.attributes else _ints(arrays, 1)
+    shape = list(node.attributes.get_ints("shape", ())) if "shape" in node.attributes else _ints(arrays, 1)
     assert array is not None and shape is not None
     if not node.attributes.get_int("allowzero", 0):
         shape = [array.shape[i] if size == 0 else size for i, size in enumerate(shape)]
@@ -109,9 +109,7 @@ def _clip(node: ir.Node, arrays: Arrays) -> np.ndarray:
     low = arrays[1] if len(arrays) > 1 else node.attributes.get_float("min", -np.inf)
     high = arrays[2] if len(arrays) > 2 else node.attributes.get_float("max", np.inf)
     assert arrays[0] is not None
-    return np.minimum(
-        np.maximum(arrays[0], -np.inf if low is None else low), np.inf if high is None else high
-    )
+    return np.minimum(np.maximum(arrays[0], -np.inf if low is None else low), np.inf if high is None else high)
 
 
 def _flatten(node: ir.Node, arrays: Arrays) -> np.ndarray:
@@ -133,7 +131,7 @@ def _slice(node: ir.Node, arrays: Arrays) -> np.ndarray:
     if len(arrays) > 1:
         starts, ends, axes, steps = (_ints(arrays, position) for position in range(1, 5))
     else:
-        starts, ends = list(node.attributes.get_ints("starts")), list(node.attributes.get_ints("ends"))
+        starts, ends = list(node.attributes.get_ints("starts", ())), list(node.attributes.get_ints("ends", ()))
         axes, steps = list(node.attributes.get_ints("axes", range(len(starts)))), None
     assert starts is not None and ends is not None
     selection = [slice(None)] * array.ndim
@@ -158,7 +156,7 @@ def _cast_like(node: ir.Node, arrays: Arrays) -> np.ndarray:
 
 
 def _range(node: ir.Node, arrays: Arrays) -> np.ndarray:
-    start, limit, delta = (np.asarray(array).reshape(()) for array in arrays)
+    start, limit, delta = (np.asarray(array).reshape(-1)[0] for array in arrays)
     return np.arange(start, limit, delta)
 
 

@@ -51,7 +51,11 @@ def _candidates(node: ir.Node, expressions: Expressions) -> list[tuple[ir.Value,
     if node.op_type == "Where":
         if expressions.known(inputs[0]):
             others = inputs[1:]
-            zero = [v for v in others if expressions.known(v) and expressions.size(v) <= 4096 and not expressions.array(v).any()]
+            zero = [
+                v
+                for v in others
+                if expressions.known(v) and expressions.size(v) <= 4096 and not expressions.array(v).any()
+            ]
             weight = all(expressions.known(v) for v in others)
             return [(inputs[0], "weight" if weight else "activation")] if zero else []
         return [(inputs[0], "dynamic")] if _dynamic(inputs[0]) else []

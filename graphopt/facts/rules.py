@@ -15,7 +15,6 @@ from graphopt import dims
 from graphopt.facts.constants import is_constant
 from graphopt.facts.store import Dead, Facts, Link, Mask, Partial, Spec
 
-
 ELEMENTWISE_JOINS = frozenset(
     "Add Sub Mul Div Pow Max Min Mean Sum Mod Where PRelu And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual "
     "BitwiseAnd BitwiseOr BitwiseXor BitShift".split()
@@ -157,7 +156,9 @@ def _planes(node: ir.Node, value: ir.Value, links: list[Link], known: tuple[int 
         facts.need_physically(value, link.axis, mask & dead_in.mask)
 
 
-def select_forward(node: ir.Node, spec: Spec, facts: Facts, constants: Sequence[tuple[int, int, Mask, np.ndarray]] = ()) -> None:
+def select_forward(
+    node: ir.Node, spec: Spec, facts: Facts, constants: Sequence[tuple[int, int, Mask, np.ndarray]] = ()
+) -> None:
     """Dead positions of an operator that only moves data: ``out[j] = in[index[j]]``, fills travel with positions.
 
     ``constants`` lists (output, axis, mask, fill) of positions that the operator itself fills. An output axis that is

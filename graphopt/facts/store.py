@@ -99,7 +99,7 @@ class Facts:
     """Values read inside a subgraph of a control-flow node: needed whole."""
     declined: dict[ir.Node, str] = field(default_factory=dict)
 
-    # -- dead ---------------------------------------------------------------------------------------------------------
+    # -- dead -------------------------------------------------------------------------------------------------------
 
     def set_dead(self, value: ir.Value, axis: int, mask: Mask, fill: np.ndarray) -> None:
         """Record dead positions; those with a fill that is not finite are dropped."""
@@ -146,7 +146,7 @@ class Facts:
             if old in known:
                 known[new] = known[old]  # type: ignore[assignment]
 
-    # -- demand -------------------------------------------------------------------------------------------------------
+    # -- demand -----------------------------------------------------------------------------------------------------
 
     def contribute(self, value: ir.Value, partial: Partial) -> None:
         """Add one consumer's demand: positions of absent axes are all demanded."""
@@ -192,7 +192,7 @@ class Facts:
         live = ~found.mask if planes is None else ~found.mask | planes
         return mask & live
 
-    # -- the rest -----------------------------------------------------------------------------------------------------
+    # -- the rest ---------------------------------------------------------------------------------------------------
 
     def anything(self) -> bool:
         """Tell whether any position of any value is dead or not demanded."""

@@ -123,9 +123,7 @@ def make_plan(facts: Facts, kind: Kind = "fastest", *, joins: bool = True, align
             continue
         _visit(node, spec, plan, classes, joins)
     for (value, _), track in plan.tracks.items():
-        if value in facts.captured:  # read by name inside a subgraph
-            classes.pin(track.ids)
-        elif track.settled and value.is_graph_output():  # scattered already, and as late as can be
+        if value in facts.captured or (track.settled and value.is_graph_output()):  # read by name inside a subgraph
             classes.pin(track.ids)
     if not plan.tracks:
         return plan
@@ -190,11 +188,13 @@ def _pin_whole(node: ir.Node, spec: Spec | None, plan: Plan, classes: _Classes) 
             track = plan.tracks.get((value, axis))
             if track is None or not track.settled:
                 continue
-            if spec is None:
+            passed = spec is not None and (
+                operand in spec.unread
+                or (operand, axis) in spec.contracted
+                or any(link.axis == axis for link in spec.of_operand(operand))
+            )
+            if not passed:
                 classes.pin(track.ids)
-            elif operand not in spec.unread and (operand, axis) not in spec.contracted:
-                if not any(link.axis == axis for link in spec.of_operand(operand)):
-                    classes.pin(track.ids)
 
 
 def _visit(node: ir.Node, spec: Spec, plan: Plan, classes: _Classes, joins: bool) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from graphopt import dims
-from graphopt.facts.store import Facts
+from graphopt.facts.store import Dead, Facts
 from graphopt.plan.classes import Kind, Plan, make_plan
-from graphopt.report.schema import AxisRow
+from graphopt.report.schema import AxisRow, FillKind
 
 SOURCES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"})
 
@@ -34,10 +34,8 @@ def axis_rows(facts: Facts, kind: Kind, plan: Plan | None = None) -> list[AxisRo
     return rows
 
 
-def _fill(dead: object) -> str:  # type: ignore[return]
-    from graphopt.facts.store import Dead
-
-    if not isinstance(dead, Dead):
+def _fill(dead: Dead | None) -> FillKind:
+    if dead is None:
         return "zero"
     fills = dead.fill[dead.mask]
     zeros = fills == 0

@@ -95,4 +95,3 @@ def _apply_locally(plan: Plan) -> Edit:
     if edit.counts:
         remove_unused(facts.graph)
     return edit
-

@@ -39,7 +39,7 @@ def fold_gathered_constants(graph: ir.Graph, constants: Constants) -> int:
             name = f"{base}_{number}"
         names.add(name)
         tensor.name = name
-        value = ir.Value(name=name, shape=ir.Shape(list(tensor.shape)), type=out.type, const_value=tensor)
+        value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=out.type, const_value=tensor)
         graph.register_initializer(value)
         ir.convenience.replace_all_uses_with(out, value)
         graph.remove(node, safe=True)

@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir._core import Usage
 
 from graphopt import dims
 from graphopt.facts.constants import is_constant, tensor_of
@@ -24,7 +25,9 @@ from graphopt.facts.store import Facts
 from graphopt.plan.classes import Layout, Plan
 from graphopt.rewrite import weights
 
-_WORDS = frozenset("rows scattered padded filled fills fill gathered same dense shape rest positions places index".split())
+_WORDS = frozenset(
+    "rows scattered padded filled fills fill gathered same dense shape rest positions places index".split()
+)
 _SUFFIXES = re.compile(rf"(_({'|'.join(sorted(_WORDS))})(_[0-9]+)?)+$")
 """What earlier edits appended to a name; appended once, however often a value is moved."""
 
@@ -126,7 +129,9 @@ class Edit:
         """Register a tensor as a new initializer."""
         name = self.name(base)
         tensor.name = name
-        value = ir.Value(name=name, shape=ir.Shape(list(tensor.shape)), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         self.graph.register_initializer(value)
         return value
 
@@ -172,7 +177,7 @@ class Edit:
         """Return what stands for a value of the analysed graph now."""
         return self.stands.get(value, value)
 
-    def stand_in(self, old: ir.Value, new: ir.Value, users: list[ir.Usage]) -> None:
+    def stand_in(self, old: ir.Value, new: ir.Value, users: list[Usage]) -> None:
         """Let ``new`` take the place of ``old`` for the given users and as a graph output, with its name.
 
         It stands for the same positions; an edit that gives it another layout says so afterwards.
@@ -222,7 +227,11 @@ class Edit:
         """Give a node's input the layout the node wants: cut a constant, gather or scatter anything else."""
         value = node.inputs[position]
         assert value is not None
-        result = self.cut(value, wanted) if self.facts.constants.known(value) else self.convert(value, wanted, visible=visible)
+        result = (
+            self.cut(value, wanted)
+            if self.facts.constants.known(value)
+            else self.convert(value, wanted, visible=visible)
+        )
         if result is not value:
             node.replace_input_with(position, result)
             self.touched.add(node)
@@ -320,7 +329,9 @@ class Edit:
         for axis, index in sorted(wanted.items()):
             tensor = weights.take(tensor, axis, index)
         self.counts["cut"] += 1
-        return self.initializer(tensor, f"{value.name}_cut" if not (value.name or "").endswith("_cut") else value.name or "cut")
+        return self.initializer(
+            tensor, f"{value.name}_cut" if not (value.name or "").endswith("_cut") else value.name or "cut"
+        )
 
 
 def _same(a: Layout, b: Layout) -> bool:

@@ -1,8 +1,8 @@
 """The gathers and scatters that an edit emits, in the form that stays readable between passes.
 
-A scatter along any axis is ``Transpose -> ScatterND -> Transpose`` (no transposes for the first axis): the dense value's
-rows are written over rows of fills, which ``Expand`` makes as large as the other axes turn out to be at run time.
-``passes/lower`` turns this canonical form into what runs fastest.
+A scatter along any axis is ``Transpose -> ScatterND -> Transpose`` (no transposes for the first axis): the dense
+value's rows are written over rows of fills, which ``Expand`` makes as large as the other axes turn out to be at run
+time. ``passes/lower`` turns this canonical form into what runs fastest.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def scatter(
     place: Cursor,
     named: ir.Value,
 ) -> ir.Value:
-    """Write a dense value to positions ``index`` (``[k]``) of an axis of ``size``; the others hold ``fill`` (``[size]``)."""
+    """Write a dense value to positions ``index`` (``[k]``) of an axis; the others hold ``fill`` (``[size]``)."""
     edit.counts["scatters"] += 1
     known = list(dims.sizes(value) or ())
     rank = len(known)

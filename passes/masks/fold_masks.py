@@ -28,8 +28,8 @@ class FoldMasks:
        masks, on weights, biases and on masks of activations.
     2. Large results are computed when the model is written, one at a time.
 
-    *Never* folds a mask over a weight that is NaN or Inf where the mask is zero: the original's output is NaN there, and
-    a warning says so. Never folds what depends on a graph input, nor what would make the model larger.
+    *Never* folds a mask over a weight that is NaN or Inf where the mask is zero: the original's output is NaN there,
+    and a warning says so. Never folds what depends on a graph input, nor what would make the model larger.
 
     Options:
         grow: fold small masks although the model has more parameters until ``narrow`` has cut them.
@@ -159,7 +159,7 @@ def _replace(value: ir.Value, expressions: Expressions, graph: ir.Graph, names: 
     else:
         tensor = ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape([dim or 0 for dim in known]), name=name)
     constant = ir.Value(
-        name=name, shape=ir.Shape(list(tensor.shape)), type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
     graph.register_initializer(constant)
     if value.is_graph_output():

@@ -23,8 +23,8 @@ class FoldBatchNorm:
     ``W' = W * s``, ``b' = (b - mean) * s + bias`` with ``s = scale / sqrt(var + epsilon)``, computed in float64 and
     rounded once. A masked filter stays a zero row; what was the constant behind its norm is now its bias.
 
-    *Never* where the convolution's result is read by anybody else or is a graph output, where a parameter of the norm or
-    the weight is not a finite constant, or where the weight is shared.
+    *Never* where the convolution's result is read by anybody else or is a graph output, where a parameter of the norm
+    or the weight is not a finite constant, or where the weight is shared.
 
     *Needs* masks folded into the weights (``fold-masks``).
 
@@ -66,7 +66,9 @@ def _fold(norm: ir.Node, edit: Edit, constants: Constants) -> bool:
     old = None if bias is None else constants.array(bias) if is_constant(bias) else None
     if known is None or tensor is None or any(p is None for p in parameters) or (bias is not None and old is None):
         return False
-    if before.op_type == "Gemm" and (before.attributes.get_float("beta", 1.0) != 1.0 or (old is not None and old.ndim > 1)):
+    if before.op_type == "Gemm" and (
+        before.attributes.get_float("beta", 1.0) != 1.0 or (old is not None and old.ndim > 1)
+    ):
         return False
     scale, shift, mean, var = (np.asarray(p, np.float64) for p in parameters)
     channels = known[axis]

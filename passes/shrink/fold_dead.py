@@ -92,9 +92,7 @@ def _worth(value: ir.Value) -> bool:
     producer = value.producer()
     return not (
         producer is None
-        or producer.op_type == "Expand"
-        and producer.inputs[0] is not None
-        and is_constant(producer.inputs[0])
+        or (producer.op_type == "Expand" and producer.inputs[0] is not None and is_constant(producer.inputs[0]))
     )
 
 
@@ -138,7 +136,7 @@ def _expanded(value: ir.Value, fills: np.ndarray, edit: Edit) -> ir.Value | None
         for axis, size in enumerate(dims.sizes(graph_input) or ()):
             if isinstance(size, str):
                 sources.setdefault(size, (graph_input, axis))
-    if any(size is None or isinstance(size, str) and size not in sources for size in known):
+    if any(size is None or (isinstance(size, str) and size not in sources) for size in known):
         return None
     parts: list[ir.Value | None] = []
     for size in known:

@@ -110,7 +110,7 @@ def _bypass(node: ir.Node, value: ir.Value, graph: ir.Graph) -> bool:
     name = out.name
     for use in list(out.uses()):
         use.node.replace_input_with(use.idx, value)
-    position = [i for i, output in enumerate(graph.outputs) if output is out][0]
+    position = next(i for i, output in enumerate(graph.outputs) if output is out)
     graph.outputs[position] = value
     if value.shape is None or out.shape is not None:
         value.shape = out.shape

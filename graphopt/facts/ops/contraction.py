@@ -1,8 +1,8 @@
 """Contractions: Conv, ConvTranspose, Gemm, MatMul.
 
-``Conv: n i *s, o i *k, o -> n o *t``. Output position ``o`` is dead if for every input position ``i`` the weight is zero,
-or ``x_i`` is a zero, or ``x_i`` is another constant whose contribution is the same at every output pixel; the fill is the
-bias plus those contributions. Backward, ``i`` is demanded where some demanded live ``o`` has a weight for it.
+``Conv: n i *s, o i *k, o -> n o *t``. Output position ``o`` is dead if for every input position ``i`` the weight is
+zero, or ``x_i`` is a zero, or ``x_i`` is another constant that contributes the same to every output pixel; the
+fill is the bias plus those contributions. Backward, ``i`` is demanded where a demanded live ``o`` has a weight for it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def weights_nonzero(node: ir.Node, geo: Geometry, facts: Facts) -> Mask | None:
 
 
 def contribution(node: ir.Node, geo: Geometry, fill: np.ndarray, facts: Facts) -> np.ndarray:
-    """Return ``[o]`` (float64): what constant input channels with values ``fill`` (``[i]``, else zero) add to every output.
+    """Return ``[o]`` (float64): what constant inputs of values ``fill`` (``[i]``, zero for others) add to the outputs.
 
     Only meaningful where the geometry is not position dependent, and for one group.
     """
@@ -120,8 +120,8 @@ class Contraction(Rule):
             rows = (nonzero & live.reshape(geo.groups, 1, -1)).any(axis=2).ravel()
         if rows.all() or not facts.is_finite(x):
             return
-        size = known[geo.out_axis]
-        if size != rows.size:
+        size = int(rows.size)
+        if known[geo.out_axis] != size:
             return
         mask = ~rows
         value = np.zeros(size)
@@ -242,7 +242,12 @@ class Conv(Contraction):
         super().backward(node, spec, facts)
         x = node.inputs[0]
         out_sizes = dims.static(node.outputs[0])
-        if not isinstance(spec.extra, str) or x is None or out_sizes is None or facts.demand.get(node.outputs[0]) is None:
+        if (
+            not isinstance(spec.extra, str)
+            or x is None
+            or out_sizes is None
+            or facts.demand.get(node.outputs[0]) is None
+        ):
             return
         dead_in = facts.dead_axes(x).get(1)
         if dead_in is None or out_sizes[1] is None:
@@ -250,7 +255,9 @@ class Conv(Contraction):
         # A constant that padding turns into a border needs its plane.
         needed = facts.needed(node.outputs[0], 1, out_sizes[1])
         mask = np.zeros(dead_in.mask.size, bool)
-        mask[spec.of_operand(0)[-1].index[needed]] = True
+        index = spec.of_operand(0)[-1].index
+        assert index is not None
+        mask[index[needed]] = True
         facts.need_physically(x, 1, mask & dead_in.mask)
 
 

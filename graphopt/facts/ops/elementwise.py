@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -123,11 +124,11 @@ def aligned_spec(node: ir.Node, operands: Sequence[int] | range | None = None) -
         offset = rank - len(in_sizes)
         for axis, size in enumerate(in_sizes):
             out_size = out_sizes[axis + offset]
-            if isinstance(out_size, int) and size == out_size and size != 1:
-                links.append(Link(operand, axis, 0, axis + offset))
-            elif out_size == 1 and size == 1:
-                links.append(Link(operand, axis, 0, axis + offset))
-            elif not isinstance(out_size, int) and dims.provably_equal(size, out_size):
+            if (
+                (isinstance(out_size, int) and size == out_size and size != 1)
+                or (out_size == 1 and size == 1)
+                or (not isinstance(out_size, int) and dims.provably_equal(size, out_size))
+            ):
                 links.append(Link(operand, axis, 0, axis + offset))
             elif size != 1:  # one or the output's size, decided at run time
                 pinned.add((0, axis + offset))
@@ -182,7 +183,7 @@ def _as_type(fill: np.ndarray, value: ir.Value, size: int) -> np.ndarray:
         return fill.astype(dtype.numpy())
 
 
-# -- the table: operator → function of fills ------------------------------------------------------------------------------
+# -- the table: operator → function of fills -----------------------------------------------------------------------
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -198,7 +199,9 @@ def _float(node: ir.Node, name: str, default: float) -> float:
 
 def _gelu(node: ir.Node) -> Function:
     if node.attributes.get_string("approximate", "none") == "tanh":
-        return lambda x: 0.5 * x.astype(float) * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x.astype(float) ** 3)))
+        return lambda x: (
+            0.5 * x.astype(float) * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x.astype(float) ** 3)))
+        )
     return lambda x: 0.5 * x.astype(float) * (1 + _erf(x.astype(float) / math.sqrt(2)))
 
 
@@ -225,8 +228,11 @@ UNARY: dict[str, Callable[[ir.Node], Function]] = {
     "BitwiseNot": lambda n: np.bitwise_not,
     "Cast": lambda n: lambda x: x,
     "Ceil": _wide(np.ceil),
-    "Celu": lambda n: lambda x: (
-        np.maximum(x, 0) + np.minimum(0, _float(n, "alpha", 1.0) * np.expm1(x.astype(float) / _float(n, "alpha", 1.0)))
+    "Celu": lambda n: (
+        lambda x: (
+            np.maximum(x, 0)
+            + np.minimum(0, _float(n, "alpha", 1.0) * np.expm1(x.astype(float) / _float(n, "alpha", 1.0)))
+        )
     ),
     "Cos": _wide(np.cos),
     "Cosh": _wide(np.cosh),
@@ -235,7 +241,9 @@ UNARY: dict[str, Callable[[ir.Node], Function]] = {
     "Exp": _wide(np.exp),
     "Floor": _wide(np.floor),
     "Gelu": _gelu,
-    "HardSigmoid": lambda n: lambda x: np.clip(_float(n, "alpha", 0.2) * x.astype(float) + _float(n, "beta", 0.5), 0, 1),
+    "HardSigmoid": lambda n: (
+        lambda x: np.clip(_float(n, "alpha", 0.2) * x.astype(float) + _float(n, "beta", 0.5), 0, 1)
+    ),
     "HardSwish": _wide(lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
     "Identity": lambda n: lambda x: x,
     "IsInf": _is_inf,
@@ -249,10 +257,12 @@ UNARY: dict[str, Callable[[ir.Node], Function]] = {
     "Relu": lambda n: lambda x: np.maximum(x, 0),
     "Round": _wide(np.rint),
     "Selu": lambda n: _elu(_float(n, "alpha", 1.6732632423543772), _float(n, "gamma", 1.0507009873554805)),
-    "Shrink": lambda n: lambda x: np.where(
-        x < -_float(n, "lambd", 0.5),
-        x.astype(float) + _float(n, "bias", 0.0),
-        np.where(x > _float(n, "lambd", 0.5), x.astype(float) - _float(n, "bias", 0.0), 0),
+    "Shrink": lambda n: (
+        lambda x: np.where(
+            x < -_float(n, "lambd", 0.5),
+            x.astype(float) + _float(n, "bias", 0.0),
+            np.where(x > _float(n, "lambd", 0.5), x.astype(float) - _float(n, "bias", 0.0), 0),
+        )
     ),
     "Sigmoid": _wide(_sigmoid),
     "Sign": lambda n: np.sign,
@@ -300,7 +310,7 @@ def _shift(node: ir.Node) -> Function:
     return np.left_shift if node.attributes.get_string("direction", "") == "LEFT" else np.right_shift
 
 
-BINARY: dict[str, Callable[[ir.Node], Function]] = {
+BINARY: dict[str, Callable[[ir.Node], Callable[..., Any]]] = {
     "Add": lambda n: np.add,
     "BitShift": _shift,
     "BitwiseAnd": lambda n: np.bitwise_and,
@@ -425,7 +435,6 @@ class Where(Elementwise):
             same = a_mask & b_mask & (a == b)
             fill = np.where(from_b, b, a)
             facts.set_dead(out, axis, from_a | from_b | same, _as_type(fill, out, size))
-
 
     def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         # A constant condition reads only the side it chooses.

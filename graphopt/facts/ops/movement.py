@@ -75,11 +75,12 @@ class Split(Mover):
         start = 0
         for out, value in enumerate(node.outputs):
             sizes = dims.static(value)
-            if sizes is None or len(sizes) != len(known) or sizes[axis] is None:
+            size = sizes[axis] if sizes is not None and len(sizes) == len(known) else None
+            if size is None:
                 return None
             links += [Link(0, i, out, i) for i in range(len(known)) if i != axis]
-            links.append(Link(0, axis, out, axis, np.arange(start, start + sizes[axis])))
-            start += sizes[axis]
+            links.append(Link(0, axis, out, axis, np.arange(start, start + size)))
+            start += size
         return Spec(links) if known[axis] == start else None
 
 
@@ -353,10 +354,10 @@ class Resize(Mover):
         unchanged = set(range(len(known)))
         axes = node.attributes.get_ints("axes", tuple(range(len(known))))
         named = [_normal(axis, len(known)) for axis in axes]
-        operand = 2 if len(node.inputs) > 2 or node.op_type == "Resize" and node.version not in (None, 10) else 1
+        operand = 2 if len(node.inputs) > 2 or (node.op_type == "Resize" and node.version not in (None, 10)) else 1
         scales = None
         if node.op_type == "Upsample" and "scales" in node.attributes:
-            scales = list(node.attributes.get_floats("scales"))
+            scales = list(node.attributes.get_floats("scales", ()))
         elif len(node.inputs) > operand and node.inputs[operand] is not None:
             array = facts.constants.array(node.inputs[operand])
             scales = None if array is None or array.size == 0 else [float(x) for x in array.ravel()]

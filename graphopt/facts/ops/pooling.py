@@ -14,7 +14,7 @@ from graphopt.facts.store import Facts, Spec
     "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool",
 )  # fmt: skip
 class Pool(Rule):
-    """``f' = f``; where padding is counted, and for Lp norms, only for ``f = 0``. Indices of MaxPool need everything."""
+    """``f' = f``; where padding is counted, and for Lp norms, only for ``f = 0``. MaxPool's indices need all."""
 
     def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
         rank = dims.rank(node.inputs[0])

@@ -16,7 +16,7 @@ ABSORBING_ZERO = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "Reduc
 def reduced_axes(node: ir.Node, rank: int, facts: Facts) -> list[int] | None:
     """Return the sorted, non-negative axes a reduction removes, or ``None`` when they are not constant."""
     if "axes" in node.attributes:
-        axes: list[int] | None = list(node.attributes.get_ints("axes"))
+        axes: list[int] | None = list(node.attributes.get_ints("axes", ()))
     elif len(node.inputs) > 1 and node.inputs[1] is not None:
         axes = facts.constants.ints(node.inputs[1])
     else:
@@ -97,7 +97,7 @@ class Reduction(Rule):
 
 
 def absorbs_constants(node: ir.Node, spec: Spec, value: ir.Value, axis: int, facts: Facts) -> bool:
-    """Tell whether constants along a reduced axis may leave a sum as one constant: it must be known how many they are."""
+    """Tell whether constants along a reduced axis may leave a sum as one: it must be known how many they are."""
     if node.op_type not in ("ReduceSum", "ReduceMean", "ReduceL1", "ReduceSumSquare"):
         return False
     known = dims.static(value)

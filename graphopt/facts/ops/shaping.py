@@ -130,11 +130,11 @@ class Reshape(Rule):
                     found = facts.physical.get(out, {}).get(block.outs[0])
                     for place, axis in enumerate(block.ins):
                         rest = tuple(i for i in range(len(block.sizes)) if i != place)
-                        wanted = grid.any(axis=rest)
+                        wanted = np.asarray(grid.any(axis=rest))
                         if not wanted.all():
                             more[axis] = wanted
                         if found is not None:
-                            planes.append((axis, found.reshape(block.sizes).any(axis=rest)))
+                            planes.append((axis, np.asarray(found.reshape(block.sizes).any(axis=rest))))
                     continue
                 grid = np.ones(block.sizes, bool)
                 need = np.zeros(block.sizes, bool)

@@ -109,7 +109,9 @@ def _constant_weights(node: ir.Node, spec: Spec, geo: Geometry, edit: Edit) -> N
         _add_bias(node, geo, extra, edit)
 
 
-def _gathers(node: ir.Node, geo: Geometry, needed: np.ndarray, have: np.ndarray, matrix: np.ndarray, edit: Edit) -> bool:
+def _gathers(
+    node: ir.Node, geo: Geometry, needed: np.ndarray, have: np.ndarray, matrix: np.ndarray, edit: Edit
+) -> bool:
     if edit.form != "composed":
         return True
     if edit.plan.kind == "smallest":

@@ -116,18 +116,14 @@ def select(node: ir.Node, spec: Spec, edit: Edit) -> None:
         wanted = {axis: kept for axis, kept in wanted.items() if all(link.axis != axis for link in moved)}
     indices = {link.axis: _index_of_axis(node, link, edit) for link in moved}
     edit.operand(node, 0, wanted)
-    changed = {
-        link.axis
-        for link in moved
-        if link.axis in wanted or link.out_axis in edit.planned(out)
-    }
+    changed = {link.axis for link in moved if link.axis in wanted or link.out_axis in edit.planned(out)}
     outputs_narrowed(node, edit)
     if not changed:
         return
     if node.op_type == "Pad":
         _pad(node, indices, changed, edit)
     elif node.op_type == "Gather":
-        (axis, index), = indices.items()
+        ((axis, index),) = indices.items()
         _regather(node, axis, index, edit)
     else:
         _slice(node, indices, changed, edit)

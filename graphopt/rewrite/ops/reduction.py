@@ -16,7 +16,7 @@ from graphopt.rewrite.rules import outputs_narrowed, rewrites, wanted_by_links
           "ReduceLogSum", "ReduceLogSumExp")  # fmt: skip
 def reduction(node: ir.Node, spec: Spec, edit: Edit) -> None:
     """Reduce the dense value where what is missing can be accounted for, the whole one otherwise."""
-    value, out = node.inputs[0], node.outputs[0]
+    value = node.inputs[0]
     assert value is not None
     wanted = wanted_by_links(node, 0, spec, edit)
     original = edit.sizes(value)

@@ -51,7 +51,7 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
         if len(node.inputs) > 1:
             patch_shape(node, 1, edit, sizes)
         else:
-            shape = list(node.attributes.get_ints("shape"))
+            shape = list(node.attributes.get_ints("shape", ()))
             for axis, size in sizes.items():
                 shape[axis] = size
             node.attributes["shape"] = ir.AttrInt64s("shape", shape)
