@@ -324,7 +324,7 @@ def _moved(node: ir.Node, links: list[Link], size: int, plan: Plan, classes: _Cl
     for link in links:
         value = node.inputs[link.operand]
         assert value is not None and link.index is not None
-        if is_constant(value):
+        if is_constant(value) or _overwritten(node, link, plan):
             continue
         source = plan.tracks.get((value, link.axis))
         if source is None:
@@ -340,6 +340,14 @@ def _moved(node: ir.Node, links: list[Link], size: int, plan: Plan, classes: _Cl
     if missing.any():
         ids[missing] = classes.fresh(int(missing.sum()))
     return Track(ids, settled=settled or bool(missing.any()))
+
+
+def _overwritten(node: ir.Node, link: Link, plan: Plan) -> bool:
+    """Tell whether a link brings nothing but the fills of a canonical scatter, which are written anew wherever wanted."""
+    if node.op_type != "ScatterND" or link.operand != 0:
+        return False
+    dead = plan.facts.dead_axes(node.inputs[0]).get(link.axis)
+    return dead is not None and bool(dead.mask.all())
 
 
 def _pin_operands(node: ir.Node, links: list[Link], plan: Plan, classes: _Classes) -> None:

@@ -114,6 +114,9 @@ def select(node: ir.Node, spec: Spec, edit: Edit) -> None:
     wanted = wanted_by_links(node, 0, spec, edit)
     if edit.facts.constants.known(value):
         wanted = {axis: kept for axis, kept in wanted.items() if all(link.axis != axis for link in moved)}
+    if edit.form == "carried" and node.metadata_props.get(moves.ROLE) == "gather":
+        _stay_visible(node, moved[0], wanted, edit)
+        return
     indices = {link.axis: _index_of_axis(node, link, edit) for link in moved}
     edit.operand(node, 0, wanted)
     changed = {link.axis for link in moved if link.axis in wanted or link.out_axis in edit.planned(out)}
@@ -127,6 +130,17 @@ def select(node: ir.Node, spec: Spec, edit: Edit) -> None:
         _regather(node, axis, index, edit)
     else:
         _slice(node, indices, changed, edit)
+
+
+def _stay_visible(node: ir.Node, link: Link, wanted: Layout, edit: Edit) -> None:
+    """A gather of ours reads the original positions: the scatter ends up in front of it."""
+    assert link.index is not None
+    edit.operand(node, 0, {axis: kept for axis, kept in wanted.items() if axis != link.axis})
+    kept = edit.planned(node.outputs[0]).get(link.out_axis)
+    if kept is not None:
+        index = link.index[kept].astype(np.int64)
+        node.replace_input_with(1, edit.constant(index, f"{node.outputs[0].name}_index"))
+    outputs_narrowed(node, edit)
 
 
 def _regather(node: ir.Node, axis: int, index: np.ndarray, edit: Edit) -> None:
