@@ -20,10 +20,12 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import is_constant
+from graphopt.facts.ops.contraction import geometry
 from graphopt.facts.ops.shaping import Block
 from graphopt.facts.rules import ELEMENTWISE_JOINS
 from graphopt.facts.store import Facts, Link, Spec, sizes_only
 from graphopt.facts.walk import demands
+from graphopt.plan.choose import holding_pays
 
 Layout = dict[int, np.ndarray]
 """Axis → sorted kept positions. An axis that is absent is whole."""
@@ -43,6 +45,8 @@ class Track:
     settled: bool = False
     """Some positions were filled in by a scatter or a pad that is already in the graph."""
     pinned: bool = False
+    row_cost: int | None = None
+    """Multiply-adds of one position for one output element, where a contraction with constant weights makes it."""
 
 
 @dataclass(slots=True)
@@ -243,10 +247,24 @@ def _track_of_axis(
         if node.op_type == "ConvTranspose" and (group := node.attributes.get_int("group", 1)) > 1:
             return Track(np.repeat(classes.fresh(group), size // group))
         # Constants expanded at run time cost nothing: they stay as wide as an output or a barrier wants them.
-        return Track(classes.fresh(size), settled=node.op_type == "Expand")
+        return Track(classes.fresh(size), settled=node.op_type == "Expand", row_cost=_row_cost(node, plan))
     if len(live) == 1:
         return live[0][1]
     return _join(node, live, out, axis, size, plan, classes, joins)
+
+
+def _row_cost(node: ir.Node, plan: Plan) -> int | None:
+    geo = geometry(plan.facts.specs[node])
+    x = None if geo is None else node.inputs[geo.x]
+    channels = (dims.static(x) or ())[geo.x_axis] if geo is not None and x is not None else None
+    weight = dims.static(None if geo is None else node.inputs[geo.w])
+    if geo is None or x is None or channels is None or weight is None or geo.groups > 1:
+        return None
+    window = 1
+    for axis, size in enumerate(weight):
+        if node.op_type == "Conv" and axis not in (geo.w_in, geo.w_out):
+            window *= size or 1
+    return int(plan.facts.needed(x, geo.x_axis, channels).sum()) * window
 
 
 def _leaves_stream(node: ir.Node, link: Link, out: ir.Value, size: int, plan: Plan) -> bool:
@@ -303,6 +321,13 @@ def _join(
         streams.append(max(plain, key=lambda track: _width(track, live, plan)))
     if not streams:
         return Track(classes.fresh(size), stream=True)
+    if plan.kind == "fastest":
+        width = max(int(needed.sum()), *(_width(track, live, plan) for track in tracks))
+        for track in plain:
+            if track in streams or track.row_cost is None:
+                continue
+            if holding_pays(_width(track, live, plan), width, track.row_cost):
+                streams.append(track)
     for other in streams[1:]:
         classes.equal(streams[0].ids, other.ids)
     return Track(streams[0].ids, stream=True)
