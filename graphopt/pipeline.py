@@ -128,7 +128,10 @@ def optimize(
             _run(context, selected, repeat, report, step)
             report.after = stats(context.model)
     result = context.model
-    if original.functions and not _gained(report):
+    grown = repeat and report.after.parameters > before.parameters
+    if grown:
+        context.warn("nothing-to-gain", "the constants of its dead positions would be larger than what they save")
+    if grown or (original.functions and not _gained(report)):
         result = models.clone(original)
         report.after = report.before
     report.masks = _mask_rows(masks, result, context)

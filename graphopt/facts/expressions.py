@@ -124,9 +124,7 @@ class Expressions:
         result = []
         for node in self.graph:
             for value in node.outputs:
-                if value in self.members and (
-                    value.is_graph_output() or any(not self._inside(use.node) for use in value.uses())
-                ):
+                if value in self.members and any(not self._inside(use.node) for use in value.uses()):
                     result.append(value)
         return result
 

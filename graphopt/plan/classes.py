@@ -32,6 +32,9 @@ Layout = dict[int, np.ndarray]
 
 Kind = Literal["smallest", "fastest"]
 
+CUT_AT_THE_SOURCE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Expand"})
+"""Operators whose own constants decide the positions of an output axis."""
+
 MOSTLY = 0.75
 """A join with a value that cannot be narrowed is narrowed itself only if it needs at most this share of positions."""
 
@@ -45,6 +48,8 @@ class Track:
     settled: bool = False
     """Some positions were filled in by a scatter or a pad that is already in the graph."""
     pinned: bool = False
+    needed: np.ndarray | None = None
+    """What the values that share this track have been found to need so far."""
     row_cost: int | None = None
     """Multiply-adds of one position for one output element, where a contraction with constant weights makes it."""
 
@@ -218,6 +223,8 @@ def _visit(node: ir.Node, spec: Spec, plan: Plan, classes: _Classes, joins: bool
             track = _track_of_axis(node, links, out, axis, size, plan, classes, joins)
             if track is not None:
                 plan.tracks[out, axis] = track
+                needed = plan.facts.needed(out, axis, size)
+                track.needed = needed if track.needed is None else track.needed | needed
     if node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze") and isinstance(spec.extra, list):
         for block in spec.extra:
             _reshape(node, block, plan, classes)
@@ -246,6 +253,8 @@ def _track_of_axis(
             return Track(np.repeat(classes.fresh(group), size // group))  # a group is kept or dropped whole
         if node.op_type == "ConvTranspose" and (group := node.attributes.get_int("group", 1)) > 1:
             return Track(np.repeat(classes.fresh(group), size // group))
+        if node.op_type not in CUT_AT_THE_SOURCE:
+            return None
         # Constants expanded at run time cost nothing: they stay as wide as an output or a barrier wants them.
         return Track(classes.fresh(size), settled=node.op_type == "Expand", row_cost=_row_cost(node, plan))
     if len(live) == 1:
@@ -277,7 +286,7 @@ def _leaves_stream(node: ir.Node, link: Link, out: ir.Value, size: int, plan: Pl
         channels = (dims.static(value) or (None, None))[1]
         assert channels is not None and link.index is not None
         kept = np.unique(link.index[needed]).size
-        present = channels if source is None else int(plan.facts.needed(value, 1, channels).sum())
+        present = channels if source is None or source.needed is None else int(source.needed.sum())
         return kept < present
     return (source is None or source.stream or source.pinned) and float(needed.mean()) <= MOSTLY
 
@@ -318,29 +327,23 @@ def _join(
     plain = [track for track in tracks if track not in streams]
     if plain and plan.kind == "fastest" and not any(track.stream or track.pinned for track in streams):
         # The first source of a stream is computed at the stream's width: it needs no scatter.
-        streams.append(max(plain, key=lambda track: _width(track, live, plan)))
+        streams.append(max(plain, key=lambda track: _width(track)))
     if not streams:
         return Track(classes.fresh(size), stream=True)
     if plan.kind == "fastest":
-        width = max(int(needed.sum()), *(_width(track, live, plan) for track in tracks))
+        width = max(int(needed.sum()), *(_width(track) for track in tracks))
         for track in plain:
             if track in streams or track.row_cost is None:
                 continue
-            if holding_pays(_width(track, live, plan), width, track.row_cost):
+            if holding_pays(_width(track), width, track.row_cost):
                 streams.append(track)
     for other in streams[1:]:
         classes.equal(streams[0].ids, other.ids)
     return Track(streams[0].ids, stream=True)
 
 
-def _width(track: Track, live: list[tuple[ir.Value, Track | None]], plan: Plan) -> int:
-    return max(
-        int(plan.facts.needed(value, axis, track.ids.size).sum())
-        for value, found in live
-        if found is track
-        for axis in range(dims.rank(value) or 0)
-        if plan.tracks.get((value, axis)) is track
-    )
+def _width(track: Track) -> int:
+    return 0 if track.needed is None else int(track.needed.sum())
 
 
 def _moved(node: ir.Node, links: list[Link], size: int, plan: Plan, classes: _Classes) -> Track:
@@ -368,7 +371,7 @@ def _moved(node: ir.Node, links: list[Link], size: int, plan: Plan, classes: _Cl
 
 
 def _overwritten(node: ir.Node, link: Link, plan: Plan) -> bool:
-    """Tell whether a link brings nothing but the fills of a canonical scatter, which are written anew wherever wanted."""
+    """Tell whether a link brings nothing but the fills of a canonical scatter: they are written anew where wanted."""
     if node.op_type != "ScatterND" or link.operand != 0:
         return False
     dead = plan.facts.dead_axes(node.inputs[0]).get(link.axis)

@@ -65,10 +65,11 @@ class FoldMasks:
                 _exclude(node.outputs[0], expressions)
         folded = 0
         names = set(graph.initializers)
+        equal: dict[tuple[object, ...], ir.Value] = {}
         for value in expressions.frontier():
             if self._grows(value, expressions):
                 continue
-            _replace(value, expressions, graph, names)
+            _replace(value, expressions, graph, names, equal)
             folded += 1
         if folded:
             remove_unused(graph)
@@ -136,7 +137,13 @@ def _masks(value: ir.Value, expressions: Expressions) -> bool:
     return bool((array == 0).any())
 
 
-def _replace(value: ir.Value, expressions: Expressions, graph: ir.Graph, names: set[str]) -> None:
+def _replace(
+    value: ir.Value,
+    expressions: Expressions,
+    graph: ir.Graph,
+    names: set[str],
+    equal: dict[tuple[object, ...], ir.Value],
+) -> None:
     size = expressions.size(value)
     base, number = str(value.name), 0
     name = f"{base}_folded"
@@ -158,12 +165,21 @@ def _replace(value: ir.Value, expressions: Expressions, graph: ir.Graph, names: 
         tensor = evaluate()
     else:
         tensor = ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape([dim or 0 for dim in known]), name=name)
+    key = (tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes()) if size <= GROWTH else None
+    if key is not None and key in equal:
+        constant = equal[key]
+        _use(value, constant)
+        return
     constant = ir.Value(
         name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
     graph.register_initializer(constant)
-    if value.is_graph_output():
-        for use in list(value.uses()):
-            use.node.replace_input_with(use.idx, constant)
-        return
-    ir.convenience.replace_all_uses_with(value, constant)
+    if key is not None:
+        equal[key] = constant
+    _use(value, constant)
+
+
+def _use(value: ir.Value, constant: ir.Value) -> None:
+    """Let every reader of an expression read the constant; a graph output stays computed."""
+    for use in list(value.uses()):
+        use.node.replace_input_with(use.idx, constant)

@@ -97,7 +97,9 @@ def sizes(result: ir.Model) -> dict[str, list[int]]:
     return {
         name: list(value.const_value.shape.numpy())
         for name, value in result.graph.initializers.items()
-        if value.const_value is not None and value.const_value.dtype.is_floating_point() and len(value.const_value.shape) > 1
+        if value.const_value is not None
+        and value.const_value.dtype.is_floating_point()
+        and len(value.const_value.shape) > 1
     }
 
 

@@ -19,7 +19,9 @@ def test_demask_leaves_gather_dense_operator_scatter() -> None:
     assert before(second) == "Gather"  # of what the first one scattered
     assert before(second, 1) == "Gather"  # of the weight, both ways
     first = reader(result, "Conv", 0)
-    assert [use.node.op_type for use in first.outputs[0].uses()] == ["Transpose", ] or "ScatterND" in ops(result)
+    assert [use.node.op_type for use in first.outputs[0].uses()] == [
+        "Transpose",
+    ] or "ScatterND" in ops(result)
     assert ops(result).count("ScatterND") == 2
     assert list(first.outputs[0].shape or ())[1] == 3  # the dense tensor
     relu = reader(result, "Relu", 0)
@@ -74,7 +76,9 @@ def test_narrow_cuts_the_weights() -> None:
 def test_narrow_alone_does_what_all_do_and_so_does_the_default(build, plan: str) -> None:  # noqa: ANN001
     default = run(build(), None, plan=plan)
     alone = run(build(), "narrow,lower-scatters,tidy", plan=plan)
-    stepwise = run(build(), "demask,propagate,coalesce,narrow,lower-scatters,tidy,narrow,lower-scatters,tidy", plan=plan)
+    stepwise = run(
+        build(), "demask,propagate,coalesce,narrow,lower-scatters,tidy,narrow,lower-scatters,tidy", plan=plan
+    )
     assert ops(default) == ops(alone)
     assert sorted(sizes(default).values()) == sorted(sizes(alone).values())
     total = {name: sum(np.prod(shape) for shape in sizes(r).values()) for name, r in
@@ -145,8 +149,16 @@ def test_fold_batch_norm() -> None:
         ]
         return nodes if readers == 1 else [*nodes, helper.make_node("Add", ["a", "n"], ["y"])]
 
-    values = {"s": [1.0, 0.0, -2.0, 0.5], "b": [0.0, 1.0, 2.0, 3.0], "m": [0.1, 0.2, 0.3, 0.4], "v": [1.0, 2.0, 3.0, 4.0]}
-    weights = [weight("w", 4, 3, 3, 3), *(numpy_helper.from_array(np.array(v, np.float32), k) for k, v in values.items())]
+    values = {
+        "s": [1.0, 0.0, -2.0, 0.5],
+        "b": [0.0, 1.0, 2.0, 3.0],
+        "m": [0.1, 0.2, 0.3, 0.4],
+        "v": [1.0, 2.0, 3.0, 4.0],
+    }
+    weights = [
+        weight("w", 4, 3, 3, 3),
+        *(numpy_helper.from_array(np.array(v, np.float32), k) for k, v in values.items()),
+    ]
     assert ops(run(model(norm(1), weights), "fold-batch-norm,tidy")) == ["Conv"]
     # Near miss: the convolution is read by somebody else.
     assert "BatchNormalization" in ops(run(model(norm(2), weights), "fold-batch-norm,tidy"))
