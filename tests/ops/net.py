@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 
 from graphopt import model as models
@@ -104,7 +105,8 @@ class Case:
     """A row: a model, and how many parameters the smallest plan may and must leave.
 
     `most` is the number that a person who narrows the model by hand would keep; `least` guards the near misses, which
-    must not shrink below what is written there. `gone` and `stays` are operator types.
+    must not shrink below what is written there. `gone` and `stays` are operator types. `later` says which issue brings
+    a row down to `most`: until then the row is an expected failure in its count alone, and a failure once it is reached.
     """
 
     id: str
@@ -116,6 +118,7 @@ class Case:
     batches: Sequence[int] = (0, 1, 5)
     assume_finite: bool = True
     finite: bool = True
+    later: str = ""
 
 
 def examine(case: Case) -> None:
@@ -129,9 +132,13 @@ def examine(case: Case) -> None:
     before = stats(models.load(model))
     assert after.parameters <= before.parameters
     text = f"{before.parameters} -> {after.parameters} parameters, {dict(after.ops)}"
-    assert case.most is None or after.parameters <= case.most, f"at most {case.most} expected: {text}"
+    reached = case.most is None or after.parameters <= case.most
+    assert reached or case.later, f"at most {case.most} expected: {text}"
     assert after.parameters >= case.least, f"at least {case.least} expected: {text}"
     for op in case.gone:
         assert op not in after.ops, f"{op} should be gone: {text}"
     for op in case.stays:
         assert op in after.ops, f"{op} should have stayed: {text}"
+    if case.later:
+        assert not reached, f"reached, so `later` can go: {text}"
+        pytest.xfail(f"{case.later}: at most {case.most} expected: {text}")

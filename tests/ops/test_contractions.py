@@ -106,7 +106,7 @@ def test_grouped_conv_with_as_many_survivors_in_each_group() -> None:
         y = net("Conv", y, dead(net.normal(9, 2, 3, 3), 0, [1, 3, 8]), group=3)
         return net.model(net("Conv", net("Relu", y), net.normal(2, 9, 1, 1)))
 
-    examine(Case("", build, most=3 * 3 + 6 * 1 * 9 + 6 * 2))
+    examine(Case("", build, most=3 * 3 + 6 * 1 * 9 + 6 * 2, later="issue 3, groups that keep equally many"))
 
 
 def test_grouped_conv_with_unequal_survivors_is_exact() -> None:
