@@ -106,7 +106,7 @@ class Case:
 
     `most` is the number that a person who narrows the model by hand would keep; `least` guards the near misses, which
     must not shrink below what is written there. `gone` and `stays` are operator types. `later` says which issue brings
-    a row down to `most`: until then the row is an expected failure in its count alone, and a failure once it is reached.
+    a row down to `most`: until then it is an expected failure in its count alone, and a failure once it is reached.
     """
 
     id: str

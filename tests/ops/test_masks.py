@@ -187,7 +187,7 @@ def _pairs() -> Iterator[object]:
             yield pytest.param(form, place, marks=() if usual else pytest.mark.long)
 
 
-@pytest.mark.parametrize(("form", "place"), _pairs())
+@pytest.mark.parametrize(("form", "place"), list(_pairs()))
 def test_every_form_is_a_mask_in_every_place(form: str, place: str) -> None:
     build, most = PLACES[place]
     gone = ("Where", "Mul", "Cast", "Not", "Unsqueeze", "Expand", "Transpose", "Masked", "MaskedHere", "Outer")
