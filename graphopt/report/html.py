@@ -63,7 +63,10 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; bo
   overflow-wrap: anywhere; }
 th { font-weight: 600; white-space: nowrap; } .n { text-align: right; font-variant-numeric: tabular-nums;
   white-space: nowrap; }
-svg { display: block; } svg .old { fill: var(--old); } svg .new { fill: var(--new); }
+svg { display: block; } svg.columns { margin-bottom: .8rem; }
+svg .old { fill: var(--old); } svg .new { fill: var(--new); }
+th .old::before, th .new::before { content: ""; display: inline-block; width: .6em; height: .6em; margin-right: .4em;
+  background: var(--old); } th .new::before { background: var(--new); }
 code { font: 13px/1.4 ui-monospace, monospace; }
 """
 
@@ -87,6 +90,10 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 
+_BEFORE, _AFTER = '<span class="old">before</span>', '<span class="new">after</span>'
+"""Titles with the colour that their bars have."""
+
+
 def _sizes(report: Report) -> str:
     before, after = report.before, report.after
     rows = [
@@ -98,7 +105,7 @@ def _sizes(report: Report) -> str:
     if report.input.bytes is not None and report.output is not None and report.output.bytes is not None:
         rows.append(("file", report.input.bytes, report.output.bytes, words.size))
     return _table(
-        ("", "", "before", "after", "change"),
+        ("", "", _BEFORE, _AFTER, "change"),
         (
             (escape(name), _bars(old, new), write_number(old), write_number(new), words.change(old, new))
             for name, old, new, write_number in rows
@@ -111,7 +118,7 @@ def _operators(before: Stats, after: Stats) -> str:
     kinds = sorted({*before.ops, *after.ops}, key=lambda kind: (-before.ops.get(kind, 0), kind))
     largest = max((*before.ops.values(), *after.ops.values()), default=0)
     return _table(
-        ("type", "", "before", "after"),
+        ("type", "", _BEFORE, _AFTER),
         (
             (
                 f"<code>{escape(kind)}</code>",
@@ -154,7 +161,7 @@ def _pass_bars(before: Stats, rows: Sequence[PassRow]) -> str:
         for index, (name, value) in enumerate(zip(names, values, strict=True))
     )
     return (
-        f'<svg width="{len(values) * step:.0f}" height="{height}" role="img" '
+        f'<svg class="columns" width="{len(values) * step:.0f}" height="{height}" role="img" '
         f'aria-label="parameters after each pass">{columns}</svg>'
     )
 
