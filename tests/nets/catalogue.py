@@ -26,7 +26,7 @@ class Net:
         masked: builds the masked net in eval mode, the same at every call.
         twin: narrows a masked net by hand.
         shape: input shape without the batch.
-        residuals: number of residual Adds, the most joins that may be left.
+        residuals: number of residual Adds, the most joins that the fastest plan may leave.
         tokens: size of the vocabulary where inputs are ids, else 0.
         zeros: turns the masks of a masked net into plain zeros, in place.
         wide: at least 64 channels with half of them dead on both sides of most layers.
@@ -179,6 +179,8 @@ SMALL = {
     net.name: net
     for net in (
         Net("resnet18", lambda: _resnet18((8, 12), 2, 0.0, 18), resnet.twin, (3, 8, 8), 4),
+        # So wide that the fastest plan scatters at its joins; narrower streams are computed as wide as they are.
+        Net("resnet18-wide", lambda: _resnet18((40, 96), 1, 0.0, 20), resnet.twin, (3, 8, 8), 2),
         Net("resnet18-agree", lambda: _agreeing((8, 14), 1, 0.0, 19), resnet.twin, (3, 8, 8), 2),
         Net("vgg", lambda: _vgg((8, 10, 14), -0.7, 16), plain.twin_vgg, (3, 8, 8)),
         Net("vgg-alive", lambda: _vgg((7, 10, 13, 16), 0.0, 17), plain.twin_vgg, (3, 8, 8)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -67,24 +68,33 @@ def widenings(model: ir.Model) -> list[ir.Node]:
     return found
 
 
+def _ends(value: ir.Value, moving: set[ir.Value]) -> Iterator[tuple[ir.Node, bool]]:
+    """Where a widened value ends up, and whether that node is a join: an Add of two computed values."""
+    for node, _ in value.uses():
+        joins = node.op_type == "Add" and all(operand in moving for operand in node.inputs)
+        if node.op_type in _CARRIERS and not joins:
+            yield from _ends(node.outputs[0], moving)
+        else:
+            yield node, joins
+
+
 def inside_chains(model: ir.Model) -> list[str]:
     """Widenings that feed something else than an Add of two computed values (or the graph's output)."""
     moving = varying(model)
     outputs = set(model.graph.outputs)
-
-    def ends(value: ir.Value) -> Iterator[ir.Node]:
-        for node, _ in value.uses():
-            joins = node.op_type == "Add" and all(operand in moving for operand in node.inputs)
-            if joins:
-                continue
-            if node.op_type in _CARRIERS:
-                yield from ends(node.outputs[0])
-            else:
-                yield node
-
     found = []
     for node in widenings(model):
         if node.outputs[0] in outputs:
             continue
-        found += [f"{node.op_type} {node.name} feeds {end.op_type} {end.name}" for end in ends(node.outputs[0])]
+        ends = [end for end, joins in _ends(node.outputs[0], moving) if not joins]
+        found += [f"{node.op_type} {node.name} feeds {end.op_type} {end.name}" for end in ends]
     return found
+
+
+def joins(model: ir.Model) -> dict[str, int]:
+    """How many widenings end in each Add of two computed values; an Add that none ends in is not listed."""
+    moving = varying(model)
+    counts: Counter[str] = Counter()
+    for node in widenings(model):
+        counts.update({str(end.name) for end, joins in _ends(node.outputs[0], moving) if joins})
+    return dict(counts)
