@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.facts.constants import Constants
 from graphopt.facts.store import Facts
 from graphopt.facts.walk import analyse
-from graphopt.plan.classes import Kind
+from graphopt.plan.classes import Kind, Plan, make_plan
 from graphopt.report.schema import WarningRow
 
 STACK_TRACE = "pkg.torch.onnx.stack_trace"
@@ -29,6 +29,7 @@ class Context:
     counts: Counter[str] = field(default_factory=Counter)
     warnings: list[WarningRow] = field(default_factory=list)
     _facts: Facts | None = None
+    _plans: dict[tuple[bool, int], Plan] = field(default_factory=dict)
 
     def facts(self) -> Facts:
         """Return the facts of the model as it is now; kept until a pass changes something."""
@@ -36,9 +37,22 @@ class Context:
             self._facts = analyse(self.model, self.constants, assume_finite=self.assume_finite)
         return self._facts
 
+    def plan(self, *, joins: bool = True, align: int = 1) -> Plan:
+        """Return the plan for the model as it is now; kept like the facts."""
+        key = (joins, align)
+        if key not in self._plans:
+            self._plans[key] = make_plan(self.facts(), self.kind, joins=joins, align=align)
+        return self._plans[key]
+
+    def bare(self) -> Plan:
+        """Return a plan that knows and changes nothing, for edits that find by themselves what to do."""
+        graph = self.model.graph
+        return Plan(Facts(graph, graph.opset_imports.get("", 1), self.constants), self.kind)
+
     def changed(self) -> None:
         """Forget the facts: the graph is another one now."""
         self._facts = None
+        self._plans.clear()
 
     def record(self, counts: Mapping[str, int]) -> bool:
         """Add what an edit did to the journal; return whether it did anything."""

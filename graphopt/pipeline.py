@@ -117,7 +117,7 @@ def optimize(
         context = _prepare(original, plan, target, assume_finite)
         report.before = before = stats(context.model)
         masks = _masks(context)
-        report.axes = axis_rows(context.facts(), context.kind) if context.facts().anything() else []
+        report.axes = axis_rows(context.facts(), context.plan()) if context.facts().anything() else []
         _run(context, selected, repeat, report, step)
         report.after = stats(context.model)
         if repeat and report.after.parameters > before.parameters:

@@ -6,15 +6,14 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.store import Dead, Facts
-from graphopt.plan.classes import Kind, Plan, make_plan
+from graphopt.plan.classes import Plan
 from graphopt.report.schema import AxisRow, FillKind
 
 SOURCES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"})
 
 
-def axis_rows(facts: Facts, kind: Kind, plan: Plan | None = None) -> list[AxisRow]:
+def axis_rows(facts: Facts, chosen: Plan) -> list[AxisRow]:
     """Return one row for every axis, made by weights, of which some position is dead or unread."""
-    chosen = plan or make_plan(facts, kind)
     rows = []
     for node in facts.graph:
         if node.op_type not in SOURCES or node not in facts.specs:

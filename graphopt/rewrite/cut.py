@@ -30,7 +30,7 @@ def fold_gathered_constants(graph: ir.Graph, constants: Constants) -> int:
         axis = node.attributes.get_int("axis", 0) % rank
         if chosen.size > source.shape.numpy()[axis] or source.dtype == ir.DataType.STRING:
             continue
-        tensor = weights.take(source, axis, chosen.astype(np.int64))
+        tensor = weights.take(source, {axis: chosen.astype(np.int64)})
         out = node.outputs[0]
         base, number = f"{data.name}_cut" if not (data.name or "").endswith("_cut") else str(data.name), 0
         name = base

@@ -326,8 +326,7 @@ class Edit:
             array = self.facts.constants.array(value)
             assert array is not None
             tensor = ir.Tensor(array)
-        for axis, index in sorted(wanted.items()):
-            tensor = weights.take(tensor, axis, index)
+        tensor = weights.take(tensor, dict(sorted(wanted.items())))
         self.counts["cut"] += 1
         return self.initializer(
             tensor, f"{value.name}_cut" if not (value.name or "").endswith("_cut") else value.name or "cut"

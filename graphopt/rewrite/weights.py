@@ -6,7 +6,7 @@ compute, and release it; saving a model evaluates them one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -28,7 +28,8 @@ def derived(
 
     def evaluate() -> ir.TensorProtocol:
         # A copy: a view would keep the whole source alive, or die with its memory map.
-        array = np.array(compute(source.numpy()), order="C")
+        array = compute(source.numpy())
+        array = array.copy() if array.base is not None or not array.flags.c_contiguous else array
         assert array.shape == tuple(shape), (array.shape, shape)
         if source.size > SMALL:
             release(source)
@@ -39,8 +40,15 @@ def derived(
     return ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(list(shape)), name=name)
 
 
-def take(source: ir.TensorProtocol, axis: int, index: np.ndarray, name: str | None = None) -> ir.TensorProtocol:
-    """Return the positions ``index`` of one axis of a tensor."""
+def take(source: ir.TensorProtocol, kept: Mapping[int, np.ndarray]) -> ir.TensorProtocol:
+    """Return the kept positions of some axes of a tensor (axis → positions)."""
     shape = list(source.shape.numpy())
-    shape[axis] = int(index.size)
-    return derived(source, lambda array: np.take(array, index, axis=axis), shape, name=name)
+    for axis, index in kept.items():
+        shape[axis] = int(index.size)
+
+    def compute(array: np.ndarray) -> np.ndarray:
+        for axis, index in kept.items():
+            array = array.take(index, axis)
+        return array
+
+    return derived(source, compute, shape)

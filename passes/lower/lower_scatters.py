@@ -11,7 +11,6 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import is_constant
-from graphopt.plan.classes import Plan
 from graphopt.rewrite import moves
 from graphopt.rewrite.edit import Cursor, Edit
 
@@ -44,7 +43,7 @@ class LowerScatters:
         found = [node for node in graph if node.op_type == "ScatterND" and node.domain == ""]
         if not found:
             return False
-        edit = Edit(Plan(context.facts(), context.kind), "composed", cut_weights=True)
+        edit = Edit(context.bare(), "composed", cut_weights=True)
         lowered = sum(_lower(node, edit, context) for node in found)
         return context.record({"lowered": lowered})
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.context import Context
-from graphopt.plan.classes import make_plan
 from graphopt.rewrite.apply import apply
 
 
@@ -34,5 +33,5 @@ class Demask:
 
     def run(self, context: Context) -> bool:
         """Run on the main graph."""
-        edit = apply(make_plan(context.facts(), context.kind), "local", cut_weights=False)
+        edit = apply(context.plan(), "local", cut_weights=False)
         return context.record(edit.counts)

@@ -11,7 +11,6 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import Constants, is_constant, tensor_of
-from graphopt.plan.classes import Plan
 from graphopt.rewrite import weights
 from graphopt.rewrite.edit import Edit
 
@@ -38,7 +37,7 @@ class FoldBatchNorm:
         norms = [node for node in context.model.graph if node.op_type == "BatchNormalization" and node.domain == ""]
         if not norms:
             return False
-        edit = Edit(Plan(context.facts(), context.kind), "composed", cut_weights=True)
+        edit = Edit(context.bare(), "composed", cut_weights=True)
         folded = sum(_fold(node, edit, context.constants) for node in norms)
         return context.record({"norms": folded})
 

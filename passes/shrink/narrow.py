@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.context import Context
-from graphopt.plan.classes import make_plan
 from graphopt.rewrite.apply import apply
 from graphopt.rewrite.cut import fold_gathered_constants
 
@@ -39,7 +38,7 @@ class Narrow:
 
     def run(self, context: Context) -> bool:
         """Run on the main graph."""
-        edit = apply(make_plan(context.facts(), context.kind, align=self.align), "composed", cut_weights=True)
+        edit = apply(context.plan(align=self.align), "composed", cut_weights=True)
         changed = context.record(edit.counts)
         folded = fold_gathered_constants(context.model.graph, context.constants)
         return context.record({"cut": folded}) or changed

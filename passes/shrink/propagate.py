@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.context import Context
-from graphopt.plan.classes import make_plan
 from graphopt.rewrite.apply import apply
 from graphopt.rewrite.moves import has_scatters
 
@@ -34,5 +33,5 @@ class Propagate:
         """Run on the main graph."""
         if not has_scatters(context.model.graph):
             return False
-        edit = apply(make_plan(context.facts(), context.kind, joins=False), "carried", cut_weights=False)
+        edit = apply(context.plan(joins=False), "carried", cut_weights=False)
         return context.record(edit.counts)

@@ -89,8 +89,12 @@ def _constant_weights(node: ir.Node, spec: Spec, geo: Geometry, edit: Edit) -> N
         needed = read
     else:
         matrix = nonzero[0] if rows is None else nonzero[0][rows]
-        needed = np.flatnonzero(matrix.any(axis=0) & live)
-        needed = needed[np.isin(needed, have)] if edit.form != "local" else needed
+        wanted_columns = matrix.any(axis=0) & live
+        if have.size < live.size:
+            present = np.zeros(live.size, bool)
+            present[have] = True
+            wanted_columns &= present
+        needed = np.flatnonzero(wanted_columns)
         read = have
         if needed.size < have.size and _gathers(node, geo, needed, have, matrix, edit):
             read = needed if needed.size else have[:1]  # one channel, silenced, where all are constants
@@ -159,8 +163,8 @@ def _weight(
             wanted[geo.w_out] = rows
         if read.size < channels:
             wanted[geo.w_in] = read
-    silent = np.setdiff1d(read, needed)
-    if geo.groups == 1 and silent.size:
+    if geo.groups == 1 and (read.size > needed.size or not needed.size):
+        silent = np.setdiff1d(read, needed)
         matrix = nonzero[0] if rows is None else nonzero[0][rows]
         if matrix[:, silent].any():
             value = _silence(value, geo, silent, edit)
