@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from graphopt import dims
 from graphopt.facts.expressions import Expressions
 
 
@@ -58,7 +59,7 @@ def _candidates(node: ir.Node, expressions: Expressions) -> list[tuple[ir.Value,
             ]
             weight = all(expressions.known(v) for v in others)
             return [(inputs[0], "weight" if weight else "activation")] if zero else []
-        return [(inputs[0], "dynamic")] if _dynamic(inputs[0]) else []
+        return [(inputs[0], "dynamic")] if _dynamic(inputs[0], node.outputs[0]) else []
     known = [expressions.known(value) for value in inputs]
     result: list[tuple[ir.Value, str]] = []
     if all(known):
@@ -73,7 +74,7 @@ def _candidates(node: ir.Node, expressions: Expressions) -> list[tuple[ir.Value,
             array = expressions.array(value)
             if array.size and (array == 0).any():
                 result.append((value, "activation" if _binary(array) else "soft"))
-        elif _dynamic(value):
+        elif _dynamic(value, node.outputs[0]):
             result.append((value, "dynamic"))
     return result
 
@@ -96,11 +97,13 @@ def _source(value: ir.Value, expressions: Expressions) -> ir.Value:
     return value
 
 
-def _dynamic(value: ir.Value) -> bool:
-    """Tell whether a value is a graph input of few values (a caller's mask), through casts and shape plumbing."""
+def _dynamic(value: ir.Value, out: ir.Value) -> bool:
+    """Tell whether a graph input masks: a boolean, one named so, or one that is broadcast over what it meets."""
+    first = dims.sizes(value)
+    broadcast = first is not None and first != dims.sizes(out)
     for _ in range(8):
         if value.is_graph_input():
-            return value.dtype == ir.DataType.BOOL or "mask" in (value.name or "").lower()
+            return broadcast or value.dtype == ir.DataType.BOOL or "mask" in (value.name or "").lower()
         producer = value.producer()
         if producer is None or producer.op_type not in ("Cast", "Unsqueeze", "Reshape", "Expand", "Not", "Identity"):
             return False
