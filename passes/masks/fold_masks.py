@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.context import Context
+from graphopt.errors import ModelError
 from graphopt.facts.constants import SMALL, tensor_of
 from graphopt.facts.expressions import Expressions
 from graphopt.model_shapes import infer_shapes
@@ -51,7 +52,10 @@ class FoldMasks:
             changed |= context.record({"folded": folded})
             if not folded or not any(_unknown_size(out) for node in context.model.graph for out in node.outputs):
                 break
-            infer_shapes(context.model)
+            try:
+                infer_shapes(context.model)
+            except ModelError:  # what was known stays known: operators of which inference and runtime disagree
+                break
         return changed
 
     def _fold(self, context: Context) -> int:

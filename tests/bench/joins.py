@@ -24,7 +24,7 @@ BLOCKS = 4
 
 
 def net(channels: int, size: int, *, held: bool) -> ir.Model:
-    """A stem and four residual blocks, narrowed by hand; the branches are ``held`` at the stream's width or scattered."""
+    """A stem and four residual blocks, narrowed by hand; the branches are held at the stream's width, or scattered."""
     rng = np.random.default_rng(channels)
     half = channels // 2
     nodes: list[onnx.NodeProto] = []
