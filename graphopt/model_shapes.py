@@ -42,7 +42,7 @@ def infer_shapes(model: ir.Model) -> None:
     settled: list[tuple[ir.Value, ir.Shape | None]] = []
     for _ in range(_ROUNDS):
         try:
-            inferred = onnx.ModelProto.FromString(_infer(_light(model).SerializeToString(), "the model"))
+            inferred = _inferred(_light(model).SerializeToString())
         except ModelError:
             if not settled:
                 raise
@@ -196,6 +196,37 @@ def _infer(data: bytes, where: str) -> bytes:
             place,
             "correct the declared shapes (value_info), or remove them",
         ) from error
+
+
+def _inferred(data: bytes) -> onnx.ModelProto:
+    """The inference without the answers it gives about ``Expand`` of a value of which it does not know the rank.
+
+    It takes the shape operand for the result, which is wrong wherever the value is larger.
+    """
+    inferred = onnx.ModelProto.FromString(_infer(data, "the model"))
+    blind = _blind(inferred.graph)
+    while blind:
+        proto = onnx.ModelProto.FromString(data)
+        for position in blind:
+            proto.graph.node[position].domain = HIDDEN
+        _import_hidden(proto.opset_import)
+        data = proto.SerializeToString()
+        inferred = onnx.ModelProto.FromString(_infer(data, "the model"))
+        blind = _blind(inferred.graph)
+    return inferred
+
+
+def _blind(graph: onnx.GraphProto) -> list[int]:
+    expands = [place for place, node in enumerate(graph.node) if node.op_type == "Expand" and not node.domain]
+    if not expands:
+        return []
+    known = {tensor.name for tensor in graph.initializer}
+    known.update(
+        value.name
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+    )
+    return [place for place in expands if graph.node[place].input[0] not in known]
 
 
 def _lenient(data: bytes) -> bytes:

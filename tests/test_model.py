@@ -547,3 +547,26 @@ def test_large_weights_cost_no_memory(tmp_path: Path) -> None:
     with open(tmp_path / "o.onnx.data", "rb") as file:
         file.seek(7 * size)
         assert file.read(2) == b"\x07\x07"
+
+
+def test_the_size_of_an_expanded_unknown_is_unknown() -> None:
+    """onnx's inference takes the shape operand for the result although the value may be larger."""
+    nodes = [
+        helper.make_node("Wonder", ["x"], ["w"], domain="elsewhere"),
+        helper.make_node("Expand", ["w", "shape"], ["e"]),
+        helper.make_node("Relu", ["e"], ["y"]),
+        helper.make_node("Expand", ["x", "shape"], ["z"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "expand",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [3, 1])],
+        [onnx.helper.make_empty_tensor_value_info("y"), onnx.helper.make_empty_tensor_value_info("z")],
+        [onnx.numpy_helper.from_array(np.array([1, 2]), "shape")],
+    )
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("elsewhere", 1)]
+    loaded = models.load(helper.make_model(graph, opset_imports=imports, ir_version=9))
+    models.infer_shapes(loaded)
+    shapes = {value.name: value.shape for node in loaded.graph for value in node.outputs}
+    assert shapes["e"] is None and shapes["y"] is None
+    assert list(shapes["z"] or ()) == [3, 2]
