@@ -19,14 +19,14 @@ def sizes(value: ir.Value | None) -> Sizes | None:
     """Return the sizes of a value's axes, or ``None`` when not even its rank is known."""
     if value is None or value.shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    return tuple([dim if isinstance(dim, int) else dim.value for dim in value.shape.dims])
 
 
 def static(value: ir.Value | None) -> tuple[int | None, ...] | None:
     """Return the sizes of a value's axes with every symbol as ``None``; ``None`` for an unknown rank."""
     if value is None or value.shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+    return tuple([dim if isinstance(dim, int) else None for dim in value.shape.dims])
 
 
 def rank(value: ir.Value | None) -> int | None:

@@ -29,6 +29,8 @@ from graphopt.facts.stats import stats
 from graphopt.model_shapes import infer_shapes
 from graphopt.passes.shrink.coalesce import Coalesce
 from graphopt.passes.shrink.demask import Demask
+from graphopt.passes.shrink.fold_dead import FoldDead
+from graphopt.passes.shrink.narrow import Narrow
 from graphopt.passes.shrink.propagate import Propagate
 from graphopt.plan.classes import Kind
 from graphopt.registry import Pass, make, parse, passes
@@ -112,19 +114,21 @@ def optimize(
         report.input = FileInfo(**models.file_info(model))
     step = progress or (lambda name, done, total: None)
     step("load", 0, 1)
-    original = models.load(model)
     with _quiet_collector():
-        context = _prepare(original, plan, target, assume_finite)
+        original = models.load(model)
+        # Without a comparison and without functions to restore, the copy that was loaded may be edited itself.
+        copied = verify or bool(original.functions)
+        context = _prepare(models.clone(original) if copied else original, plan, target, assume_finite)
         report.before = before = stats(context.model)
         masks = _masks(context)
-        report.axes = axis_rows(context.facts(), context.plan()) if context.facts().anything() else []
         _run(context, selected, repeat, report, step)
         report.after = stats(context.model)
         if repeat and report.after.parameters > before.parameters:
             # A weight that is masked here and whole there became two: leave such masks where they are.
             selected = [make(item.name, {"grow": False}) if item.name == "fold-masks" else item for item in selected]
-            context = _prepare(original, plan, target, assume_finite)
+            context = _prepare(models.load(model), plan, target, assume_finite)
             report.passes.clear()
+            report.axes.clear()
             _run(context, selected, repeat, report, step)
             report.after = stats(context.model)
     result = context.model
@@ -132,7 +136,7 @@ def optimize(
     if grown:
         context.warn("nothing-to-gain", "the constants of its dead positions would be larger than what they save")
     if grown or (original.functions and not _gained(report)):
-        result = models.clone(original)
+        result = models.load(model)
         report.after = report.before
     report.masks = _mask_rows(masks, result, context)
     report.scatters, report.gathers = _moves(result, context, "scatter"), _moves(result, context, "gather")
@@ -205,8 +209,7 @@ def _one_of(what: str, given: str, known: Sequence[str]) -> None:
         raise UsageError(f"unknown {what} {given!r}", help=f"{hint}one of {', '.join(known)}")
 
 
-def _prepare(original: ir.Model, plan: str, target: str, assume_finite: bool) -> Context:
-    model = models.clone(original)
+def _prepare(model: ir.Model, plan: str, target: str, assume_finite: bool) -> Context:
     infer_shapes(model)
     if model.functions:
         model = _inlined(model)
@@ -233,6 +236,8 @@ def _run(context: Context, selected: list[Pass], repeat: bool, report: Report, s
         first = len(report.passes)
         for position, item in enumerate(selected):
             step(item.name, position, total)
+            if isinstance(item, NARROWING) and not report.axes and context.facts().anything():
+                report.axes = axis_rows(context.facts(), context.plan())
             if repeat and isinstance(item, DELAYED):
                 _delay(context, item, report)
             else:
@@ -241,6 +246,9 @@ def _run(context: Context, selected: list[Pass], repeat: bool, report: Report, s
         if not repeat or not any(row.changed for row in report.passes[first:]):
             return
 
+
+NARROWING = (FoldDead, Demask, Propagate, Coalesce, Narrow)
+"""Passes before which the report looks at the axes: masks are folded by then."""
 
 DELAYED = (Demask, Propagate, Coalesce)
 """Passes whose scatters the default pipeline never emits: ``narrow``, which follows them, carries out their plan.
@@ -325,7 +333,7 @@ def _prove(
 
 def _culprit(original: ir.Model, reference: Any, selected: list[Pass], repeat: bool, context: Context) -> str:
     """Run the passes again, comparing after each, and return the name of the first that broke the model."""
-    again = _prepare(original, context.kind, context.target, context.assume_finite)
+    again = _prepare(models.clone(original), context.kind, context.target, context.assume_finite)
     for _ in range(ROUNDS if repeat else 1):
         before = _fingerprint(again.model)
         for item in selected:

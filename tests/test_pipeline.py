@@ -34,6 +34,12 @@ def test_the_result_is_verified_and_reported() -> None:
     assert report.after.parameters < report.before.parameters and report.after.macs < report.before.macs
     assert {row.name for row in report.passes} >= {"fold-masks", "demask", "propagate", "coalesce", "narrow", "tidy"}
     assert [row.kept for row in report.axes if row.value == "a"] == [3]
+    masked = chain()
+    masked.graph.initializer.append(numpy_helper.from_array(np.eye(5, dtype=np.float32)[[0]].reshape(5, 1, 1, 1), "m"))
+    masked.graph.node.insert(0, helper.make_node("Mul", ["w2", "m"], ["masked"]))
+    masked.graph.node[3].input[1] = "masked"
+    axes = graphopt.optimize(masked).report.axes  # seen behind the mask, too
+    assert [row.kept for row in axes if row.value == "b"] == [1]
 
 
 @pytest.mark.parametrize("where", ["broken", "tidy,broken", "demask,propagate,broken,narrow,tidy"])
