@@ -71,6 +71,8 @@ def explain(model: Any, name: str, *, assume_finite: bool = True) -> Explanation
         ModelError: the model is at fault.
     """
     context = pipeline.prepared(model, assume_finite=assume_finite)
+    folded = _names(context.model.graph)  # before: what is computed from constants alone goes
+    pipeline.fold(context)
     facts = context.facts()
     plan = make_plan(facts, "smallest")
     graph = facts.graph
@@ -85,9 +87,20 @@ def explain(model: Any, name: str, *, assume_finite: bool = True) -> Explanation
             if producer is not None:
                 declined = _declined(producer, facts) + declined
             return Explanation("value", name, _about(value, facts, plan), declined, source_line(producer))
-    known = [str(node.name) for node in graph if node.name] + [str(out.name) for node in graph for out in node.outputs]
-    close = nearest(name, known)
+    if name in folded:
+        return Explanation(folded[name], name, ["computed from constants alone: folded into one by fold-masks"], [])
+    close = nearest(name, list(folded))
     raise UsageError(f"no node or value is named {name!r}", help=f"did you mean {close!r}?" if close else "see inspect")
+
+
+def _names(graph: ir.Graph) -> dict[str, str]:
+    """Return every name in a graph with what it names."""
+    names = {str(value.name): "value" for value in [*graph.inputs, *graph.initializers.values()]}
+    for node in graph:
+        names.update({str(value.name): "value" for value in node.outputs})
+        if node.name:
+            names[node.name] = "node"
+    return names
 
 
 def _signature(node: ir.Node) -> str:

@@ -151,14 +151,17 @@ def optimize(
 
 
 def prepared(model: Any, *, plan: str = "fastest", assume_finite: bool = True) -> Context:
-    """Load a model and make it ready for passes: a copy, with inferred shapes, functions inlined, masks folded.
+    """Load a model and make it ready for passes: a copy, with inferred shapes and functions inlined.
 
     Raises:
         ModelError: the model is at fault.
     """
-    context = _prepare(models.load(model), plan, "cpu", assume_finite)
+    return _prepare(models.load(model), plan, "cpu", assume_finite)
+
+
+def fold(context: Context) -> None:
+    """Fold masks, so that the facts behind them can be seen."""
     make("fold-masks", {}).run(context)
-    return context
 
 
 def default() -> list[Pass]:
