@@ -139,6 +139,12 @@ def test_modules_named_as_commands_exist() -> None:
             assert (ROOT / (module.replace(".", "/") + ".py")).exists(), f"{module} in {page.name}"
 
 
+def test_folders_named_in_commands_exist() -> None:
+    for page in PAGES:
+        for folder in re.findall(r"pytest (tests/[\w/.]*)", page.read_text(encoding="utf-8")):
+            assert (ROOT / folder).exists(), f"{folder} in {page.name}"
+
+
 def test_every_page_and_decision_is_listed() -> None:
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     index = (ROOT / "docs/decisions/index.md").read_text(encoding="utf-8")
