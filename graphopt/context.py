@@ -11,10 +11,9 @@ import onnx_ir as ir
 from graphopt.facts.constants import Constants
 from graphopt.facts.store import Facts
 from graphopt.facts.walk import analyse
+from graphopt.model_check import source_line
 from graphopt.plan.classes import Kind, Plan, make_plan
 from graphopt.report.schema import WarningRow
-
-STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
 
 @dataclass(slots=True)
@@ -64,15 +63,8 @@ class Context:
 
     def warn(self, code: str, message: str, node: ir.Node | None = None) -> None:
         """Tell the user something, once."""
-        row = WarningRow(code, message, None if node is None else node.name, source_line(node))
+        row = WarningRow(
+            code, message, None if node is None else node.name, None if node is None else source_line(node)
+        )
         if row not in self.warnings:
             self.warnings.append(row)
-
-
-def source_line(node: ir.Node | None) -> str | None:
-    """Return the user's own source line that torch's exporter recorded for a node: the innermost of its stack trace."""
-    trace = None if node is None else node.metadata_props.get(STACK_TRACE)
-    if not trace:
-        return None
-    lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-    return lines[-1] if lines else None

@@ -8,11 +8,11 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt import dims, pipeline
-from graphopt.context import source_line
 from graphopt.errors import UsageError, nearest
 from graphopt.facts.constants import is_constant
 from graphopt.facts.store import Facts
 from graphopt.facts.walk import unknown
+from graphopt.model_check import source_line
 from graphopt.plan.classes import make_plan
 from graphopt.report.schema import AxisRow, MaskRow, Stats, WarningRow
 
@@ -86,7 +86,9 @@ def explain(model: Any, name: str, *, assume_finite: bool = True) -> Explanation
             declined = [line for use in value.uses() for line in _declined(use.node, facts)]
             if producer is not None:
                 declined = _declined(producer, facts) + declined
-            return Explanation("value", name, _about(value, facts, plan), declined, source_line(producer))
+            return Explanation(
+                "value", name, _about(value, facts, plan), declined, None if producer is None else source_line(producer)
+            )
     if name in folded:
         return Explanation(folded[name], name, ["computed from constants alone: folded into one by fold-masks"], [])
     close = nearest(name, list(folded))

@@ -33,10 +33,14 @@ def node_place(node: ir.Node) -> str:
 
 
 def source_line(node: ir.Node) -> str | None:
-    """The innermost line that torch's exporter recorded for a node, like ``File "net.py", line 12, in forward``."""
+    """The user's innermost line that torch's exporter recorded, like ``File "net.py", line 12, in forward``.
+
+    Lines inside of installed packages count only where there is no other.
+    """
     lines = [line.strip() for line in node.metadata_props.get(STACK_TRACE, "").splitlines()]
     files = [line for line in lines if line.startswith("File ")]
-    return files[-1] if files else None
+    own = [line for line in files if "site-packages" not in line and "dist-packages" not in line]
+    return (own or files or [None])[-1]
 
 
 def _outputs(node: ir.Node) -> str:

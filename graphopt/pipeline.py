@@ -20,12 +20,13 @@ import yaml
 
 from graphopt import __version__
 from graphopt import model as models
-from graphopt.context import Context, source_line
+from graphopt.context import Context
 from graphopt.errors import ModelError, UsageError, VerificationError, nearest
 from graphopt.facts.constants import Constants
 from graphopt.facts.expressions import Expressions
 from graphopt.facts.masks import Mask, find_masks
 from graphopt.facts.stats import stats
+from graphopt.model_check import source_line
 from graphopt.model_shapes import infer_shapes
 from graphopt.passes.shrink.coalesce import Coalesce
 from graphopt.passes.shrink.demask import Demask
