@@ -27,6 +27,8 @@ class Context:
     assume_finite: bool = True
     counts: Counter[str] = field(default_factory=Counter)
     warnings: list[WarningRow] = field(default_factory=list)
+    sizes: dict[int, tuple[object, int]] = field(default_factory=dict)
+    """What ``facts.stats.parameters`` knows of tensors it has counted."""
     _facts: Facts | None = None
     _plans: dict[tuple[bool, int], Plan] = field(default_factory=dict)
 

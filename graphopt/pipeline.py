@@ -25,7 +25,7 @@ from graphopt.errors import ModelError, UsageError, VerificationError, nearest
 from graphopt.facts.constants import Constants
 from graphopt.facts.expressions import Expressions
 from graphopt.facts.masks import Mask, find_masks
-from graphopt.facts.stats import stats
+from graphopt.facts.stats import parameters, stats
 from graphopt.model_check import source_line
 from graphopt.model_shapes import infer_shapes
 from graphopt.passes.shrink.coalesce import Coalesce
@@ -132,16 +132,16 @@ def optimize(
             report.axes.clear()
             _run(context, selected, repeat, report, step)
             report.after = stats(context.model)
-    result = context.model
-    grown = repeat and report.after.parameters > before.parameters
-    if grown:
-        context.warn("nothing-to-gain", "the constants of its dead positions would be larger than what they save")
-    if grown or (original.functions and not _gained(report)):
-        result = models.load(model)
-        report.after = report.before
-    report.masks = _mask_rows(masks, result, context)
-    report.scatters, report.gathers = _moves(result, context, "scatter"), _moves(result, context, "gather")
-    report.warnings = context.warnings
+        result = context.model
+        grown = repeat and report.after.parameters > before.parameters
+        if grown:
+            context.warn("nothing-to-gain", "the constants of its dead positions would be larger than what they save")
+        if grown or (original.functions and not _gained(report)):
+            result = models.load(model)
+            report.after = report.before
+        report.masks = _mask_rows(masks, result, context)
+        report.scatters, report.gathers = _moves(result, context, "scatter"), _moves(result, context, "gather")
+        report.warnings = context.warnings
     if verify:
         step("verify", 0, 1)
         _prove(original, result, selected, repeat, report, context, keep_failed,
@@ -264,8 +264,8 @@ Named in ``-p`` they run one by one, and leave the same model (see docs/decision
 
 def _delay(context: Context, item: Pass, report: Report) -> None:
     nodes = context.model.graph.num_nodes()
-    parameters = report.passes[-1].parameters_after if report.passes else report.before.parameters
-    report.passes.append(PassRow(item.name, 0.0, False, nodes, nodes, parameters))
+    left = report.passes[-1].parameters_after if report.passes else report.before.parameters
+    report.passes.append(PassRow(item.name, 0.0, False, nodes, nodes, left))
 
 
 def _run_one(context: Context, item: Pass, report: Report) -> None:
@@ -273,8 +273,8 @@ def _run_one(context: Context, item: Pass, report: Report) -> None:
     changed = item.run(context)
     seconds = time.perf_counter() - started
     before = report.passes[-1].parameters_after if report.passes else report.before.parameters
-    parameters = stats(context.model).parameters if changed else before
-    row = PassRow(item.name, seconds, changed, nodes, context.model.graph.num_nodes(), parameters)
+    left = parameters(context.model, context.sizes) if changed else before
+    row = PassRow(item.name, seconds, changed, nodes, context.model.graph.num_nodes(), left)
     report.passes.append(row)
     if changed and item.name == "narrow":
         # What the passes before it only planned was carried out here.

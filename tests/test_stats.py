@@ -10,7 +10,9 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from graphopt.facts.stats import macs, stats
+from graphopt import model as models
+from graphopt.facts.stats import macs, parameters, stats
+from tests.passes.models import chain, residual
 
 
 def model(text: str) -> ir.Model:
@@ -198,3 +200,14 @@ def test_no_data_is_loaded() -> None:
     counted = stats(ir.Model(graph, ir_version=10))
     assert counted.parameters == 10**9
     assert counted.initializer_bytes == 4 * 10**9
+
+
+def test_parameters_alone_are_the_same_number() -> None:
+
+    for proto in (chain(), chain(biased=True), residual()):
+        model = models.load(proto)
+        known: dict[int, tuple[object, int]] = {}
+        assert parameters(model, known) == stats(model).parameters > 0
+        first = next(iter(model.graph.initializers))
+        del model.graph.initializers[first]
+        assert parameters(model, known) == stats(model).parameters

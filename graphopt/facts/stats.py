@@ -58,6 +58,32 @@ def stats(model: ir.Model) -> Stats:
     )
 
 
+def parameters(model: ir.Model, known: dict[int, tuple[object, int]]) -> int:
+    """`stats(model).parameters` alone, for a journal that asks after every step.
+
+    `known` remembers between calls how many parameters a tensor holds (and keeps it alive, for ids are reused).
+    """
+
+    def held(tensor: ir.TensorProtocol) -> int:
+        if id(tensor) not in known:
+            known[id(tensor)] = (tensor, int(tensor.size) if tensor.dtype.is_floating_point() else 0)
+        return id(tensor)
+
+    seen: set[int] = set()
+    fresh = 0
+    for graph in _graphs(model):
+        if isinstance(graph, ir.Graph):
+            seen.update(held(v.const_value) for v in graph.initializers.values() if v.const_value is not None)
+        for node in graph:
+            if node.op_type == "Constant" and node.domain in _DEFAULT_DOMAIN:
+                for tensor in _constant_tensors(node):
+                    if any(tensor is attribute.value for attribute in node.attributes.values()):
+                        seen.add(held(tensor))
+                    elif tensor.dtype.is_floating_point():
+                        fresh += int(tensor.size)
+    return fresh + sum(known[key][1] for key in seen)
+
+
 def macs(node: ir.Node) -> int:
     """Multiply-adds of one node, 0 for operators that do not contract. A size that is not a known number counts 1.
 
@@ -91,7 +117,7 @@ def _graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
 
 
 def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
+    for attribute in node.attributes.data.values():
         if attribute.is_ref():
             continue
         if attribute.type == ir.AttributeType.GRAPH:
