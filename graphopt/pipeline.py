@@ -111,12 +111,12 @@ def optimize(
     selected, repeat = _select(passes, recipe)
     started = time.perf_counter()
     report = Report(graphopt_version=__version__, target=target, plan=plan)
-    if isinstance(model, (str, os.PathLike)):
-        report.input = FileInfo(**models.file_info(model))
     step = progress or (lambda name, done, total: None)
     step("load", 0, 1)
     with _quiet_collector():
         original = models.load(model)
+        if isinstance(model, (str, os.PathLike)):
+            report.input = FileInfo(**models.file_info(model))
         # Without a comparison and without functions to restore, the copy that was loaded may be edited itself.
         copied = verify or bool(original.functions)
         context = _prepare(models.clone(original) if copied else original, plan, target, assume_finite)
@@ -391,7 +391,9 @@ def _why_kept(mask: Mask, node: ir.Node, context: Context) -> str:
         return f"a graph input decides it{at}"
     if mask.kind == "soft":
         return f"its values that are not zero scale what they meet{at}"
-    if not context.assume_finite:
+    if any(row.code == "mask-over-nan" and row.node in [each.name for each in mask.nodes] for row in context.warnings):
+        return f"a weight under it is NaN or Inf, which its zero does not hide{at}"
+    if not context.assume_finite and mask.kind == "activation" and not node.inputs[0].is_graph_input():  # type: ignore[union-attr]
         return f"the masked value is not provably finite (--no-assume-finite){at}"
     readers = ", ".join(sorted({use.node.op_type for use in node.outputs[0].uses()})) or "a graph output"
     return f"read whole by {readers}{at}"
@@ -402,9 +404,12 @@ def _moves(model: ir.Model, context: Context, role: str) -> Moves:
     for node in model.graph:
         if node.metadata_props.get(ROLE) != role:
             continue
-        out = node.outputs[0]
-        readers = sorted({f"{use.node.op_type} {use.node.name or ''}".strip() for use in out.uses()})
-        if out.is_graph_output():
+        out = last = node.outputs[0]
+        fills = [use.node for use in out.uses() if use.node.metadata_props.get(ROLE) == "fill"]
+        if fills:  # what reads the scatter is what reads it with its constants
+            last = fills[0].outputs[0]
+        readers = sorted({f"{use.node.op_type} {use.node.name or ''}".strip() for use in last.uses()})
+        if last.is_graph_output():
             readers.append("graph output")
         remaining.append(ForcedRow(str(out.name), ", ".join(readers)))
     return Moves(context.counts[f"{role}s"], remaining)

@@ -148,7 +148,7 @@ def padded(
         shape = [1] * rank
         shape[axis] = size
         fills = edit.constant(zeros.reshape(shape), f"{base}_fill", named.dtype)
-        result = edit.node("Add", [result, fills], place, f"{base}_filled", known, named)
+        result = _tagged(edit.node("Add", [result, fills], place, f"{base}_filled", known, named), "fill")
     return result
 
 
