@@ -44,7 +44,9 @@ test-long: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m long --timeout 7200 --hypothesis-profile long
 
 bench: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q -s -m bench --timeout 7200
+	$(BIN)/python -m tests.bench.real_nets
+	$(BIN)/python -m tests.bench.joins
+	$(BIN)/python -m tests.bench.scale
 
 docs: $(VENV)/.ready-docs
 	$(BIN)/mkdocs build --strict

@@ -61,6 +61,19 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model, *, clone: 
             folder, no outputs, a cycle, names given twice, undefined inputs, an unknown operator set, shapes that
             contradict each other, map types.
     """
+    try:
+        return _load(source, clone)
+    except ModelError as error:
+        if error.help is None:
+            error.help = MALFORMED
+        raise
+
+
+MALFORMED = "repair what writes this model, or export it again; onnx.checker.check_model tells whether more is wrong"
+"""What helps against a model that contradicts itself."""
+
+
+def _load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model, clone: bool) -> ir.Model:
     if isinstance(source, ir.Model):
         return _from_ir(source, clone)
     if isinstance(source, onnx.ModelProto):
