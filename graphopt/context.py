@@ -25,6 +25,8 @@ class Context:
     kind: Kind = "fastest"
     target: str = "cpu"
     assume_finite: bool = True
+    may_grow: bool = True
+    """Whether folding a mask may make the model larger for the moment."""
     counts: Counter[str] = field(default_factory=Counter)
     warnings: list[WarningRow] = field(default_factory=list)
     sizes: dict[int, tuple[object, int]] = field(default_factory=dict)

@@ -128,6 +128,7 @@ def optimize(
             # A weight that is masked here and whole there became two: leave such masks where they are.
             selected = [make(item.name, {"grow": False}) if item.name == "fold-masks" else item for item in selected]
             context = _prepare(models.load(model), plan, target, assume_finite)
+            context.may_grow = False
             report.passes.clear()
             report.axes.clear()
             _run(context, selected, repeat, report, step)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.context import Context
+from graphopt.passes.masks.fold_masks import FoldMasks
 from graphopt.rewrite.apply import apply
 
 
@@ -24,7 +25,7 @@ class Demask:
     *Never* where a nonzero constant meets the zero padding of a convolution, where the weight is not a constant, or
     where nothing is dead.
 
-    *Needs* masks folded into the weights (``fold-masks``); plain zeros in weights are masks too.
+    *Needs* masks folded into the weights: runs ``fold-masks`` first. Plain zeros in weights are masks, too.
 
     ``Conv(x, W)`` -> ``ScatterND(fill, rows, Conv(Gather(x, columns), Gather(Gather(W, rows), columns)))``
     """
@@ -33,5 +34,6 @@ class Demask:
 
     def run(self, context: Context) -> bool:
         """Run on the main graph."""
+        folded = FoldMasks(context.may_grow).run(context)
         edit = apply(context.plan(), "local", cut_weights=False)
-        return context.record(edit.counts)
+        return context.record(edit.counts) or folded

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.context import Context
+from graphopt.passes.masks.fold_masks import FoldMasks
 from graphopt.rewrite.apply import apply
 from graphopt.rewrite.cut import fold_gathered_constants
 
@@ -22,7 +23,7 @@ class Narrow:
 
     *Never* grows a weight, never cuts what a graph output or an unknown operator shows.
 
-    *Needs* nothing.
+    *Needs* masks folded into the weights: runs ``fold-masks`` first.
 
     ``Conv(x, Gather(W, rows))`` -> ``Conv(x, W[rows])``
     """
@@ -38,7 +39,8 @@ class Narrow:
 
     def run(self, context: Context) -> bool:
         """Run on the main graph."""
+        folded_masks = FoldMasks(context.may_grow).run(context)
         edit = apply(context.plan(align=self.align), "composed", cut_weights=True)
         changed = context.record(edit.counts)
         folded = fold_gathered_constants(context.model.graph, context.constants)
-        return context.record({"cut": folded}) or changed
+        return context.record({"cut": folded}) or changed or folded_masks

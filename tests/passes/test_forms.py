@@ -218,3 +218,16 @@ def test_a_mask_on_a_graph_input_is_absorbed_by_the_weights_that_read_it(between
     assert ("Mul" in ops(run(build(1), None, plan=plan))) == (between == "Sigmoid")
     assert "Mul" in ops(run(build(0, extra=True), None, plan=plan))
     assert "Mul" in ops(run(build(0, function="Log"), "narrow,tidy", plan=plan))
+
+
+@pytest.mark.parametrize("name", ["demask", "narrow"])
+def test_passes_that_need_folded_masks_fold_them(name: str) -> None:
+    masked = chain()
+    mask = np.zeros((5, 1, 1, 1), np.float32)
+    mask[0] = 1
+    masked.graph.initializer.append(numpy_helper.from_array(mask, "m"))
+    masked.graph.node.insert(0, helper.make_node("Mul", ["w2", "m"], ["masked"], name="mask"))
+    masked.graph.node[3].input[1] = "masked"
+    result = run(masked, name)
+    assert "Mul" not in ops(result)
+    assert 1 in list(reader(result, "Conv", 1).outputs[0].shape or ())
