@@ -16,7 +16,7 @@ from graphopt.cli import main
 from graphopt.errors import UsageError, VerificationError
 from graphopt.facts.stats import stats
 from graphopt.verify import Reference
-from tests.passes.models import chain, conv, model, residual, sizes, weight
+from tests.passes.models import chain, conv, model, residual, run, sizes, weight
 
 
 @pytest.fixture
@@ -174,3 +174,35 @@ def test_progress_is_told_and_unknown_operators_are_carried() -> None:
     assert {"load", "narrow"} <= set(seen)
     wonder = next(node for node in result.model.graph if node.op_type == "Wonder")
     assert list(wonder.inputs[0].shape or ())[1] == 7  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12, 13, 15, 18, 21, 23])
+@pytest.mark.parametrize("passes", [None, "demask", "demask,propagate", "narrow,lower-scatters,tidy"])
+def test_every_opset_from_seven_on(opset: int, passes: str | None) -> None:
+    """Operators that came later (Where, ScatterND) and attributes that became inputs (Slice, Pad) have older forms."""
+    joined = residual()
+    joined.opset_import[0].version = opset
+    run(joined, passes)
+    nodes = [
+        conv("x", "w1", "a"),
+        helper.make_node("Shape", ["a"], ["s"]),  # of a value that is narrowed
+        helper.make_node("Reshape", ["a", "flat"], ["f"]),
+        helper.make_node("Shape", ["x"], ["sx"]),
+        helper.make_node("Gather", ["sx", "zero"], ["n"]),
+        helper.make_node("Concat", ["n", "rest"], ["t"], axis=0),
+        helper.make_node("Reshape", ["f", "t"], ["g"]),  # to a shape that is computed
+        conv("g", "w2", "y"),
+        helper.make_node("Cast", ["s"], ["z"], to=onnx.TensorProto.FLOAT),
+    ]
+    weights = [
+        weight("w1", 7, 3, 3, 3, rows=[1, 4, 6]),
+        weight("w2", 4, 7, 3, 3),
+        numpy_helper.from_array(np.array([0, 7, 25]), "flat"),
+        numpy_helper.from_array(np.array([0]), "zero"),
+        numpy_helper.from_array(np.array([7, 5, 5]), "rest"),
+    ]
+    proto = model(nodes, weights, opset=opset)
+    proto.graph.output.append(helper.make_tensor_value_info("z", 1, [4]))
+    result = run(proto, passes)
+    if passes is None:
+        assert sorted(sizes(result).values()) == [[3, 3, 3, 3], [4, 3, 3, 3]]

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.facts.store import Spec
 from graphopt.plan.classes import Layout
-from graphopt.rewrite.edit import Edit
+from graphopt.rewrite.edit import Cursor, Edit
 
 Rewrite = Callable[[ir.Node, Spec, Edit], None]
 
@@ -95,16 +95,25 @@ def patch_shape(node: ir.Node, operand: int, edit: Edit, narrowed: dict[int, int
             patched[entry] = size
         node.replace_input_with(operand, edit.constant(patched, f"{node.outputs[0].name}_shape"))
         return
-    from graphopt.rewrite.edit import Cursor
-
     length = (dims.static(shape) or (None,))[0] or dims.rank(node.outputs[0])
     assert length is not None
-    mask = np.zeros(length, bool)
-    sizes = np.zeros(length, np.int64)
-    for entry, size in narrowed.items():
-        mask[entry], sizes[entry] = True, size
-    base = f"{node.outputs[0].name}_shape"
-    chosen: list[ir.Value | None] = [edit.constant(mask, f"{base}_known"), edit.constant(sizes, f"{base}_sizes"), shape]
     place = Cursor(edit.graph, before=node)
-    result = edit.node("Where", chosen, place, base, [length], shape, dtype=ir.DataType.INT64)
-    node.replace_input_with(operand, result)
+    base = f"{node.outputs[0].name}_shape"
+    node.replace_input_with(operand, overwritten(shape, length, narrowed, place, base, edit))
+
+
+def overwritten(
+    shape: ir.Value, length: int, entries: dict[int, int], place: Cursor, base: str, edit: Edit
+) -> ir.Value:
+    """Return a shape (``[length]``, known at run time) with some entries replaced by constants."""
+    mask, sizes = np.zeros(length, bool), np.zeros(length, np.int64)
+    for entry, size in entries.items():
+        mask[entry], sizes[entry] = True, size
+    numbers = edit.constant(sizes, f"{base}_sizes")
+    int64 = ir.DataType.INT64
+    if edit.facts.opset >= 9:
+        inputs: list[ir.Value | None] = [edit.constant(mask, f"{base}_known"), numbers, shape]
+        return edit.node("Where", inputs, place, base, [length], shape, dtype=int64)
+    kept = edit.constant((~mask).astype(np.int64), f"{base}_kept")
+    product = edit.node("Mul", [shape, kept], place, f"{base}_rest", [length], shape, dtype=int64)
+    return edit.node("Add", [product, numbers], place, base, [length], shape, dtype=int64)

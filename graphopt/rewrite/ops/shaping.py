@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import dims
 from graphopt.facts.store import Spec
 from graphopt.rewrite.edit import Cursor, Edit
-from graphopt.rewrite.rules import patch_shape, rewrites
+from graphopt.rewrite.rules import overwritten, patch_shape, rewrites
 
 
 @rewrites("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -70,19 +69,14 @@ def shape(node: ir.Node, spec: Spec, edit: Edit) -> None:
     assert original is not None
     start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(original))
     axes = range(len(original))[start:end]
-    replaced = {place: original[axis] for place, axis in enumerate(axes) if axis in layout}
+    replaced: dict[int, int] = {}
+    for entry, axis in enumerate(axes):
+        size = original[axis]
+        if axis in layout and isinstance(size, int):
+            replaced[entry] = size
     if not replaced:
         return
     users = list(out.uses())
-    mask, sizes = np.zeros(len(axes), bool), np.zeros(len(axes), np.int64)
-    for place, size in replaced.items():
-        assert isinstance(size, int)
-        mask[place], sizes[place] = True, size
-    base = f"{out.name}_original"
-    operands: list[ir.Value | None] = [edit.constant(mask, f"{base}_known"), edit.constant(sizes, f"{base}_sizes"), out]
     place = Cursor(edit.graph, after=node)
-    result = edit.node("Where", operands, place, base, [len(axes)], out, dtype=ir.DataType.INT64)
+    result = overwritten(out, len(axes), replaced, place, f"{out.name}_original", edit)
     edit.stand_in(out, result, users)
-
-
-__all__ = ["dims", "reshape", "shape"]
