@@ -97,7 +97,6 @@ class Facts:
     """Demands added by the plan: positions whose right value an absorbing zero relies on (see ``plan.classes``)."""
     captured: set[ir.Value] = field(default_factory=set)
     """Values read inside a subgraph of a control-flow node: needed whole."""
-    declined: dict[ir.Node, str] = field(default_factory=dict)
 
     # -- dead -------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import graphopt.facts.ops  # noqa: F401  (fills the table of rules)
 from graphopt.facts.constants import Constants, is_constant
 from graphopt.facts.rules import find
-from graphopt.facts.store import Facts, Spec
+from graphopt.facts.store import Facts
 
 
 def analyse(model: ir.Model, constants: Constants, *, assume_finite: bool = True) -> Facts:
@@ -86,6 +86,3 @@ def _captured_in(graph: ir.Graph, facts: Facts) -> None:
 def unknown(node: ir.Node, facts: Facts) -> bool:
     """Tell whether a node has no rule, or one that declined it."""
     return node not in facts.specs
-
-
-__all__ = ["Spec", "analyse", "demands", "unknown"]

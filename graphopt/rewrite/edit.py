@@ -82,7 +82,6 @@ class Edit:
     origins: dict[ir.Value, ir.Value] = field(default_factory=dict)
     """The value of the analysed graph that a new value stands for."""
     stands: dict[ir.Value, ir.Value] = field(default_factory=dict)
-    touched: set[ir.Node] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         graph = self.graph
@@ -234,7 +233,6 @@ class Edit:
         )
         if result is not value:
             node.replace_input_with(position, result)
-            self.touched.add(node)
 
     def convert(self, value: ir.Value, wanted: Layout, *, visible: bool = False) -> ir.Value:
         """Return a value in another layout, inserting right behind its producer what is needed.

@@ -172,7 +172,6 @@ def _weight(
     result = edit.cut(value, wanted)
     if result is not node.inputs[geo.w]:
         node.replace_input_with(geo.w, result)
-        edit.touched.add(node)
 
 
 def _silence(value: ir.Value, geo: Geometry, columns: np.ndarray, edit: Edit) -> ir.Value:
