@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 TARGETS = ("cpu", "cuda", "portable")
-ROUNDS = 6
+ROUNDS = 100
 """A default pipeline that still changes something after so many rounds stops there; two or three suffice."""
 
 
@@ -237,6 +237,7 @@ def _inlined(model: ir.Model) -> ir.Model:
 
 def _run(context: Context, selected: list[Pass], repeat: bool, report: Report, step: Progress) -> None:
     total = len(selected)
+    seen: set[object] = set()
     for round_number in range(ROUNDS if repeat else 1):
         first = len(report.passes)
         for position, item in enumerate(selected):
@@ -250,6 +251,11 @@ def _run(context: Context, selected: list[Pass], repeat: bool, report: Report, s
         step(f"round {round_number + 1}", total, total)
         if not repeat or not any(row.changed for row in report.passes[first:]):
             return
+        if round_number > 2:  # most are done: only what goes on is worth looking at whether it goes in a circle
+            now = _fingerprint(context.model)
+            if now in seen:
+                return
+            seen.add(now)
 
 
 NARROWING = (FoldDead, Demask, Propagate, Coalesce, Narrow)

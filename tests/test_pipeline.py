@@ -206,3 +206,17 @@ def test_every_opset_from_seven_on(opset: int, passes: str | None) -> None:
     result = run(proto, passes)
     if passes is None:
         assert sorted(sizes(result).values()) == [[3, 3, 3, 3], [4, 3, 3, 3]]
+
+
+def test_a_dead_start_folds_a_whole_chain_at_once() -> None:
+    """Each layer behind a dead one is a constant, also where finite values must be proved."""
+    depth = 11
+    nodes = [conv("x", "dead", "a0", pad=0)]
+    nodes += [conv(f"a{i}", f"w{i}", f"a{i + 1}", pad=0) for i in range(depth - 1)]
+    nodes.append(conv(f"a{depth - 1}", "last", "y", pad=0))
+    weights = [weight("dead", 4, 3, 1, 1, rows=[]), weight("last", 4, 4, 1, 1)]
+    weights += [weight(f"w{i}", 4, 4, 1, 1) for i in range(depth - 1)]
+    for finite in (True, False):
+        result = graphopt.optimize(model(nodes, weights), assume_finite=finite)
+        assert "Conv" not in [node.op_type for node in result.model.graph]
+        assert len({id(row) for row in result.report.passes}) <= 4 * 9  # in a few rounds, whatever the depth

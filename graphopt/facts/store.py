@@ -203,4 +203,6 @@ class Facts:
             return True
         if is_constant(value):
             return bool(self.constants.finite(value))
-        return self.assume_finite or value in self.finite
+        if self.assume_finite or value in self.finite:
+            return True
+        return any(dead.mask.all() for dead in self.dead.get(value, {}).values())  # a constant: fills are finite
