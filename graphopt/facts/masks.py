@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
@@ -42,9 +41,18 @@ def find_masks(graph: ir.Graph, expressions: Expressions) -> list[Mask]:
         if kind == "dynamic":
             masks.append(Mask(value, tuple(nodes), kind, 0, 0))
             continue
-        array = expressions.array(value)
-        masks.append(Mask(value, tuple(nodes), kind, int((array == 0).sum()), int(array.size)))
+        zeros, size, _ = _count(value, expressions)
+        masks.append(Mask(value, tuple(nodes), kind, zeros, size))
     return masks
+
+
+def _count(value: ir.Value, expressions: Expressions) -> tuple[int, int, bool]:
+    """Return (zeros, elements, is every element zero or one?) of a constant; what is large is read and let go."""
+    array = expressions.array(value)
+    zeros = int((array == 0).sum())
+    result = zeros, int(array.size), bool(zeros) and zeros + int((array == 1).sum()) == array.size
+    expressions.constants.release(value)
+    return result
 
 
 def _candidates(node: ir.Node, expressions: Expressions) -> list[tuple[ir.Value, str]]:
@@ -65,22 +73,17 @@ def _candidates(node: ir.Node, expressions: Expressions) -> list[tuple[ir.Value,
     if all(known):
         # Of two constants the one with few distinct values and some zeros is the mask.
         for value in inputs:
-            array = expressions.array(value)
-            if array.size and (array == 0).any() and _binary(array):
+            if _count(value, expressions)[2]:
                 result.append((value, "weight"))
         return result[:1] if len(result) == 1 else result
     for value, constant in zip(inputs, known, strict=True):
         if constant:
-            array = expressions.array(value)
-            if array.size and (array == 0).any():
-                result.append((value, "activation" if _binary(array) else "soft"))
+            zeros, _, binary = _count(value, expressions)
+            if zeros:
+                result.append((value, "activation" if binary else "soft"))
         elif _dynamic(value, node.outputs[0]):
             result.append((value, "dynamic"))
     return result
-
-
-def _binary(array: np.ndarray) -> bool:
-    return bool(((array == 0) | (array == 1)).all())
 
 
 def _source(value: ir.Value, expressions: Expressions) -> ir.Value:
