@@ -39,6 +39,22 @@ def provably_equal(a: Size, b: Size) -> bool:
     return a is not None and a == b
 
 
+def absorbs(value: ir.Value, other: ir.Value) -> bool:
+    """Tell whether broadcasting ``other`` against ``value`` provably leaves ``value``'s shape as it is.
+
+    True for ``[N, 8, H, W]`` and ``[8, 1, 1]`` although nothing is known about N, H and W: a size of one stretches.
+    """
+    return stretches(sizes(other), sizes(value))
+
+
+def stretches(narrow: Sizes | None, wide: Sizes | None) -> bool:
+    """``absorbs`` for sizes: does every size of ``narrow`` equal one or the aligned size of ``wide``?"""
+    if wide is None or narrow is None or len(narrow) > len(wide):
+        return False
+    aligned = wide[len(wide) - len(narrow) :]
+    return all(size == 1 or provably_equal(size, own) for size, own in zip(narrow, aligned, strict=True))
+
+
 def resize(value: ir.Value, axis: int, size: int) -> None:
     """Give one axis of a value's recorded shape a new static size."""
     assert value.shape is not None

@@ -78,9 +78,12 @@ def _same_as(node: ir.Node, constants: Constants) -> ir.Value | None:
             first = before.attributes.get_ints("perm", None)
             if first is not None and [first[axis] for axis in perm] == sorted(first):
                 candidate = before.inputs[0]
-    if candidate is None or not _same_shape(candidate, node.outputs[0]):
+    if candidate is None or candidate.dtype != node.outputs[0].dtype:
         return None
-    return candidate
+    others = [value for value in inputs if value is not None and value is not candidate]
+    if node.op_type != "Transpose" and others and all(dims.absorbs(candidate, value) for value in others):
+        return candidate
+    return candidate if _same_shape(candidate, node.outputs[0]) else None
 
 
 def _all(value: ir.Value, number: int, constants: Constants) -> bool:

@@ -231,3 +231,20 @@ def test_passes_that_need_folded_masks_fold_them(name: str) -> None:
     result = run(masked, name)
     assert "Mul" not in ops(result)
     assert 1 in list(reader(result, "Conv", 1).outputs[0].shape or ())
+
+
+def test_a_mask_of_ones_goes_although_sizes_are_unknown() -> None:
+    """``[7, 1, 1]`` stretches to whatever the value's other sizes are; ``[2, 1, 1, 1]`` may stretch the value."""
+
+    def build(shape: tuple[int, ...]) -> onnx.ModelProto:
+        nodes = [helper.make_node("Mul", ["x", "m"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+        proto = model(nodes, [numpy_helper.from_array(np.ones(shape, np.float32), "m")], channels=7)
+        for value in (*proto.graph.input, *proto.graph.output):
+            for dim in [value.type.tensor_type.shape.dim[axis] for axis in (0, 2, 3)]:
+                dim.Clear()
+        del proto.graph.output[0].type.tensor_type.shape.dim[:]
+        proto.graph.output[0].type.tensor_type.ClearField("shape")
+        return proto
+
+    assert ops(graphopt.optimize(build((7, 1, 1)), passes="tidy", verify=False).model) == ["Relu"]
+    assert ops(graphopt.optimize(build((2, 1, 1, 1)), passes="tidy", verify=False).model) == ["Mul", "Relu"]

@@ -62,8 +62,11 @@ def _only_hides(node: ir.Node, masked: int, edit: Edit) -> bool:
     """Tell whether the mask is one wherever anybody reads, and every reader is a contraction over the masked axis."""
     out, value = node.outputs[0], node.inputs[masked]
     own = node.inputs[1 - masked]
-    sizes, before = edit.sizes(out), None if value is None else edit.sizes(value)
-    if value is None or own is None or sizes is None or before != sizes or out.is_graph_output() or not out.uses():
+    sizes = edit.sizes(out)
+    if value is None or own is None or sizes is None or out.is_graph_output() or not out.uses():
+        return False
+    others = [v for place, v in enumerate(node.inputs) if place != masked and v is not None]
+    if dims.rank(value) != len(sizes) or not all(dims.stretches(dims.sizes(v), edit.sizes(value)) for v in others):
         return False
     facts = edit.facts
     for axis, demanded in facts.demand.get(out, {}).items():
