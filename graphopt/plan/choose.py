@@ -10,7 +10,7 @@ COPY_COST = 32
 """Multiply-adds that take about as long as moving one element (a blocked convolution on AVX-512)."""
 
 
-JOIN_COST = 100
+JOIN_COST = 64
 """Multiply-adds that take about as long as one element of a scatter at a join (Pad, Gather, Add, two reorders)."""
 
 BLOCK = 16
@@ -20,8 +20,8 @@ BLOCK = 16
 def holding_pays(branch: int, stream: int, multiply_adds: int) -> bool:
     """Tell whether a branch had better be computed at the stream's width than be scattered to it.
 
-    Measured with onnxruntime 1.31 on AVX-512 (``python -m tests.bench.joins``): holding wins up to 32 channels, the
-    scatter from 64 on. ``multiply_adds`` is what one channel of the branch costs for one output element.
+    Measured with onnxruntime 1.31 on AVX-512 (``python -m tests.bench.joins``): holding wins at 16 channels, the
+    scatter from 32 on. ``multiply_adds`` is what one channel of the branch costs for one output element.
     """
     blocks = -(-stream // BLOCK) + branch // -BLOCK
     return blocks * BLOCK * multiply_adds <= JOIN_COST * stream
