@@ -264,7 +264,7 @@ NARROWING = (FoldDead, Demask, Propagate, Coalesce, Narrow)
 DELAYED = (Demask, Propagate, Coalesce)
 """Passes whose scatters the default pipeline never emits: ``narrow``, which follows them, carries out their plan.
 
-The local form of a network has eight nodes more for every contraction, all of which the next passes take out again.
+A scatter of the local form alone is seven nodes, all of which the next passes take out again.
 Named in ``-p`` they run one by one, and leave the same model (see docs/decisions).
 """
 
