@@ -10,12 +10,13 @@ Operators and domains that graphopt does not know are fine.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import onnx
 import onnx_ir as ir
 
 from graphopt.errors import ModelError
+from graphopt.subgraphs import subgraphs
 
 STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
@@ -97,16 +98,6 @@ def _check_opsets(imports: Mapping[str, int], where: str | None) -> None:
                 where,
                 "export with an older opset, or install a newer onnx",
             )
-
-
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 class _Scope:
@@ -202,7 +193,7 @@ class _Scope:
                 self._check_outer(value, node)
         for attribute in node.attributes.data.values():  # UserDict's own dictionary: four times faster
             if attribute.type in _GRAPHS and not attribute.is_ref():
-                for graph in _subgraphs(node):
+                for graph in subgraphs(node):
                     _Scope(graph, self.opsets, f"subgraph of {self._where(node)}", self).check()
                 break
         for value in node.outputs:

@@ -345,6 +345,7 @@ def _prove(
 def _culprit(original: ir.Model, reference: Any, selected: list[Pass], repeat: bool, context: Context) -> str:
     """Run the passes again, comparing after each, and return the name of the first that broke the model."""
     again = _prepare(models.clone(original), context.kind, context.target, context.assume_finite)
+    again.may_grow = context.may_grow
     for _ in range(ROUNDS if repeat else 1):
         before = _fingerprint(again.model)
         for item in selected:

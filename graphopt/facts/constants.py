@@ -88,6 +88,15 @@ class Constants:
             self._alive[id(tensor)] = tensor
         return array
 
+    def tensor(self, value: ir.Value) -> ir.TensorProtocol:
+        """Return the tensor of a known constant; one made of the result where it is a gather of a constant."""
+        tensor = tensor_of(value) if is_constant(value) else None
+        if tensor is not None:
+            return tensor
+        array = self.array(value)
+        assert array is not None
+        return ir.Tensor(array)
+
     def release(self, value: ir.Value) -> None:
         """Drop the mapped memory behind a large constant that has just been read."""
         tensor = tensor_of(value) if is_constant(value) else None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import onnx_ir as ir
 
 from graphopt.report.schema import Stats
+from graphopt.subgraphs import subgraphs
 
 
 def stats(model: ir.Model) -> Stats:
@@ -113,17 +114,7 @@ def _graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
         graph = pending.pop()
         yield graph
         for node in graph:
-            pending.extend(_subgraphs(node))
-
-
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.data.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
+            pending.extend(subgraphs(node))
 
 
 def _constant_tensors(node: ir.Node) -> Iterator[ir.TensorProtocol]:
@@ -161,7 +152,7 @@ def _total_macs(model: ir.Model) -> int:
                     total += of_call(node.op_identifier())
                 else:
                     total += macs(node)
-                pending.extend(_subgraphs(node))
+                pending.extend(subgraphs(node))
         return total
 
     return of_body(model.graph)

@@ -8,6 +8,7 @@ import graphopt.facts.ops  # noqa: F401  (fills the table of rules)
 from graphopt.facts.constants import Constants, is_constant
 from graphopt.facts.rules import find
 from graphopt.facts.store import Facts
+from graphopt.subgraphs import subgraphs
 
 
 def analyse(model: ir.Model, constants: Constants, *, assume_finite: bool = True) -> Facts:
@@ -65,12 +66,8 @@ def _matters(node: ir.Node, facts: Facts) -> bool:
 def _capture(graph: ir.Graph, facts: Facts) -> None:
     """Find the values of the main graph that a subgraph reads."""
     for node in graph:
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                _captured_in(attribute.as_graph(), facts)
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                for inner in attribute.as_graphs():
-                    _captured_in(inner, facts)
+        for inner in subgraphs(node):
+            _captured_in(inner, facts)
 
 
 def _captured_in(graph: ir.Graph, facts: Facts) -> None:

@@ -249,10 +249,8 @@ def _track_of_axis(
         if value is not None and not plan.facts.constants.known(value):
             live.append((value, plan.tracks.get((value, link.axis))))
     if not live:
-        if node.op_type == "Conv" and (group := node.attributes.get_int("group", 1)) > 1:
+        if node.op_type in ("Conv", "ConvTranspose") and (group := node.attributes.get_int("group", 1)) > 1:
             return Track(np.repeat(classes.fresh(group), size // group))  # a group is kept or dropped whole
-        if node.op_type == "ConvTranspose" and (group := node.attributes.get_int("group", 1)) > 1:
-            return Track(np.repeat(classes.fresh(group), size // group))
         if node.op_type not in CUT_AT_THE_SOURCE:
             return None
         # Constants expanded at run time cost nothing: they stay as wide as an output or a barrier wants them.
@@ -327,7 +325,7 @@ def _join(
     plain = [track for track in tracks if track not in streams]
     if plain and plan.kind == "fastest" and not any(track.stream or track.pinned for track in streams):
         # The first source of a stream is computed at the stream's width: it needs no scatter.
-        streams.append(max(plain, key=lambda track: _width(track)))
+        streams.append(max(plain, key=_width))
     if not streams:
         return Track(classes.fresh(size), stream=True)
     if plan.kind == "fastest":

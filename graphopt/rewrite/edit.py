@@ -20,10 +20,9 @@ import onnx_ir as ir
 from onnx_ir._core import Usage
 
 from graphopt import dims
-from graphopt.facts.constants import is_constant, tensor_of
 from graphopt.facts.store import Facts
 from graphopt.plan.classes import Layout, Plan
-from graphopt.rewrite import weights
+from graphopt.rewrite import moves, weights
 
 _WORDS = frozenset(
     "rows scattered padded filled fills fill gathered same dense shape rest positions places index".split()
@@ -272,8 +271,6 @@ class Edit:
         target: np.ndarray | None,
         place: Cursor,
     ) -> ir.Value:
-        from graphopt.rewrite import moves
-
         full = np.arange(size)
         have = full if source is None else source
         want = full if target is None else target
@@ -300,7 +297,7 @@ class Edit:
         if key in self.constants:
             return self.constants[key]
         if self.cut_weights or not self._worth_showing(value):
-            result = self._cut_tensor(value, wanted)
+            result = self.cut_tensor(value, wanted)
         else:
             result = value
             for axis in sorted(wanted):
@@ -318,13 +315,9 @@ class Edit:
     def _worth_showing(self, value: ir.Value) -> bool:
         return (dims.rank(value) or 0) > 1
 
-    def _cut_tensor(self, value: ir.Value, wanted: Layout) -> ir.Value:
-        tensor = tensor_of(value) if is_constant(value) else None
-        if tensor is None:
-            array = self.facts.constants.array(value)
-            assert array is not None
-            tensor = ir.Tensor(array)
-        tensor = weights.take(tensor, dict(sorted(wanted.items())))
+    def cut_tensor(self, value: ir.Value, wanted: Layout) -> ir.Value:
+        """Return a new initializer with the wanted positions of a constant."""
+        tensor = weights.take(self.facts.constants.tensor(value), dict(sorted(wanted.items())))
         self.counts["cut"] += 1
         return self.initializer(
             tensor, f"{value.name}_cut" if not (value.name or "").endswith("_cut") else value.name or "cut"

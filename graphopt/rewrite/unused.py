@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from graphopt.subgraphs import subgraphs
+
 
 def remove_unused(graph: ir.Graph) -> int:
     """Remove nodes and initializers that nobody reads; return their number."""
@@ -25,14 +27,8 @@ def remove_unused(graph: ir.Graph) -> int:
 
 def _let_go(node: ir.Node) -> None:
     """Drop what the subgraphs of a node read from outside: it is read by nobody else, perhaps."""
-    for attribute in node.attributes.values():
-        graphs: list[ir.Graph] = []
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs = [attribute.as_graph()]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = list(attribute.as_graphs())
-        for graph in graphs:
-            for inner in graph.all_nodes():
-                for position, value in enumerate(inner.inputs):
-                    if value is not None and value.graph is node.graph:
-                        inner.replace_input_with(position, None)
+    for graph in subgraphs(node):
+        for inner in graph.all_nodes():
+            for position, value in enumerate(inner.inputs):
+                if value is not None and value.graph is node.graph:
+                    inner.replace_input_with(position, None)

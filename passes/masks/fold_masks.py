@@ -14,6 +14,7 @@ from graphopt.errors import ModelError
 from graphopt.facts.constants import SMALL, tensor_of
 from graphopt.facts.expressions import Expressions
 from graphopt.model_shapes import infer_shapes
+from graphopt.rewrite.edit import Edit
 from graphopt.rewrite.unused import remove_unused
 
 GROWTH = 4096
@@ -67,17 +68,14 @@ class FoldMasks:
             if node.outputs and node.outputs[0] in expressions.members and _hides_nan(node, expressions):
                 context.warn("mask-over-nan", "a masked weight is NaN or Inf: its mask is not folded", node)
                 _exclude(node.outputs[0], expressions)
-        folded = 0
-        names = set(graph.initializers)
-        equal: dict[tuple[object, ...], ir.Value] = {}
-        for value in expressions.frontier():
-            if self._grows(value, expressions):
-                continue
-            _replace(value, expressions, graph, names, equal)
-            folded += 1
-        if folded:
-            remove_unused(graph)
-        return folded
+        frontier = [value for value in expressions.frontier() if not self._grows(value, expressions)]
+        if not frontier:
+            return 0
+        edit = Edit(context.bare(), "composed", cut_weights=True)
+        for value in frontier:
+            _replace(value, expressions, edit)
+        remove_unused(graph)
+        return len(frontier)
 
     def _grows(self, value: ir.Value, expressions: Expressions) -> bool:
         """Tell whether the folded constant would be larger than the constants that it makes superfluous."""
@@ -141,46 +139,22 @@ def _masks(value: ir.Value, expressions: Expressions) -> bool:
     return bool((array == 0).any())
 
 
-def _replace(
-    value: ir.Value,
-    expressions: Expressions,
-    graph: ir.Graph,
-    names: set[str],
-    equal: dict[tuple[object, ...], ir.Value],
-) -> None:
-    size = expressions.size(value)
-    base, number = str(value.name), 0
-    name = f"{base}_folded"
-    while name in names:
-        number += 1
-        name = f"{base}_folded_{number}"
-    names.add(name)
-    known = dims.static(value)
-    dtype = value.dtype
-
-    compute = expressions.closure(value)
+def _replace(value: ir.Value, expressions: Expressions, edit: Edit) -> None:
+    """Let a constant take an expression's place: shared where it is small, computed on writing where it is large."""
+    size, dtype, known = expressions.size(value), value.dtype, dims.static(value)
+    compute, base = expressions.closure(value), f"{value.name}_folded"
+    if size <= GROWTH:
+        _use(value, edit.constant(np.array(compute(), order="C"), base, dtype))
+        return
 
     def evaluate() -> ir.TensorProtocol:
-        array = np.array(compute(), order="C")
-        return ir.Tensor(array, dtype=dtype, name=name)
+        return ir.Tensor(np.array(compute(), order="C"), dtype=dtype)
 
-    tensor: ir.TensorProtocol
     if size <= SMALL or dtype is None or known is None or any(dim is None for dim in known):
-        tensor = evaluate()
-    else:
-        tensor = ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape([dim or 0 for dim in known]), name=name)
-    key = (tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes()) if size <= GROWTH else None
-    if key is not None and key in equal:
-        constant = equal[key]
-        _use(value, constant)
+        _use(value, edit.initializer(evaluate(), base))
         return
-    constant = ir.Value(
-        name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(constant)
-    if key is not None:
-        equal[key] = constant
-    _use(value, constant)
+    shape = ir.Shape([dim or 0 for dim in known])
+    _use(value, edit.initializer(ir.LazyTensor(evaluate, dtype=dtype, shape=shape), base))
 
 
 def _use(value: ir.Value, constant: ir.Value) -> None:

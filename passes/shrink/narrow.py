@@ -42,5 +42,5 @@ class Narrow:
         folded_masks = FoldMasks(context.may_grow).run(context)
         edit = apply(context.plan(align=self.align), "composed", cut_weights=True)
         changed = context.record(edit.counts)
-        folded = fold_gathered_constants(context.model.graph, context.constants)
+        folded = fold_gathered_constants(edit)
         return context.record({"cut": folded}) or changed or folded_masks

@@ -6,7 +6,6 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
-from graphopt.facts.constants import is_constant, tensor_of
 from graphopt.facts.ops.contraction import Geometry, contribution, geometry, live_inputs, weights_nonzero
 from graphopt.facts.store import Spec
 from graphopt.plan.choose import gather_pays
@@ -52,16 +51,13 @@ def _live_product(node: ir.Node, spec: Spec, edit: Edit) -> None:
     (a, a_axis), (b, b_axis) = spec.extra  # type: ignore[misc]
     first, second = node.inputs[a], node.inputs[b]
     assert first is not None and second is not None
-    if edit.form != "local" and edit.facts.constants.known(second):
-        kept = edit.layout(first).get(a_axis)
-        if kept is not None:
-            layouts[a][a_axis] = layouts[b][b_axis] = kept
-    elif edit.form != "local" and edit.facts.constants.known(first):
-        kept = edit.layout(second).get(b_axis)
-        if kept is not None:
-            layouts[a][a_axis] = layouts[b][b_axis] = kept
-    elif edit.form != "local":
+    if edit.form != "local":
         left, right = edit.layout(first).get(a_axis), edit.layout(second).get(b_axis)
+        # A constant is cut like its partner.
+        if edit.facts.constants.known(second):
+            right = left
+        elif edit.facts.constants.known(first):
+            left = right
         if left is not None and right is not None and np.array_equal(left, right):
             layouts[a][a_axis], layouts[b][b_axis] = left, right
     edit.operand(node, 0, layouts[0])
@@ -176,11 +172,7 @@ def _weight(
 
 def _silence(value: ir.Value, geo: Geometry, columns: np.ndarray, edit: Edit) -> ir.Value:
     """Zero the weights of inputs whose constants have gone into the bias."""
-    tensor = tensor_of(value) if is_constant(value) else None
-    if tensor is None:
-        array = edit.facts.constants.array(value)
-        assert array is not None
-        tensor = ir.Tensor(array)
+    tensor = edit.facts.constants.tensor(value)
 
     def compute(array: np.ndarray) -> np.ndarray:
         silenced = array.copy()
