@@ -41,28 +41,36 @@ class Rule:
         return False
 
 
-_RULES: dict[str, Rule] = {}
+_RULES: dict[tuple[str, str], Rule] = {}
+
+MICROSOFT = "com.microsoft"
+"""The domain of onnxruntime's contributed operators."""
 
 
-def rule(*op_types: str) -> Callable[[type[Rule]], type[Rule]]:
-    """Register a rule for operators of the standard domain."""
+def domain_of(node: ir.Node) -> str:
+    """Return a node's domain; the standard one, which has two names, as the empty string."""
+    return "" if node.domain == "ai.onnx" else node.domain
+
+
+def rule(*op_types: str, domain: str = "") -> Callable[[type[Rule]], type[Rule]]:
+    """Register a rule for operators of a domain (default: the standard one)."""
 
     def register(cls: type[Rule]) -> type[Rule]:
         for op_type in op_types:
-            _RULES[op_type] = cls()
+            _RULES[domain, op_type] = cls()
         return cls
 
     return register
 
 
-def register(op_type: str, instance: Rule) -> None:
-    """Register one rule object for one operator of the standard domain."""
-    _RULES[op_type] = instance
+def register(op_type: str, instance: Rule, domain: str = "") -> None:
+    """Register one rule object for one operator of a domain (default: the standard one)."""
+    _RULES[domain, op_type] = instance
 
 
 def find(node: ir.Node) -> Rule | None:
     """Return the rule of a node's operator, or ``None``."""
-    return _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    return _RULES.get((domain_of(node), node.op_type))
 
 
 def identity_links(rank: int, axes: Sequence[int] | None = None, *, operand: int = 0, out: int = 0) -> list[Link]:

@@ -50,6 +50,36 @@ class Link:
     index: np.ndarray | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of input axes that becomes a run of output axes, sizes all static; one side has one axis."""
+
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    sizes: tuple[int, ...]
+    """Sizes of the side with several axes."""
+
+    @property
+    def merges(self) -> bool:
+        """Tell whether several input axes become one output axis."""
+        return len(self.ins) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Positions that are kept or dropped together: everywhere the number is the same, so is the fate.
+
+    ``inputs`` and ``outputs`` list (operand or output, axis, number of each position ``[n]``, ``-1``: not in the
+    group). Heads of an attention operator are such groups: all positions of head ``h``, in query, key, value and
+    result. An output axis that no link reaches takes its layout from here.
+    """
+
+    size: int
+    """How many numbers there are."""
+    inputs: tuple[tuple[int, int, np.ndarray], ...] = ()
+    outputs: tuple[tuple[int, int, np.ndarray], ...] = ()
+
+
 @dataclass(slots=True)
 class Spec:
     """How the axes of a node's inputs and outputs belong together.
@@ -59,10 +89,19 @@ class Spec:
 
     links: list[Link]
     contracted: tuple[tuple[int, int], ...] = ()
+    """(operand, axis) that the operator sums over: a position may be missing if it is known what it would add."""
     unread: frozenset[int] = frozenset()
     pinned: frozenset[tuple[int, int]] = frozenset()
     """(output, axis) that must keep its full size although some input is linked to it."""
     reason: str | None = None
+    blocks: tuple[Block, ...] = ()
+    """Axes that a reshape merges or splits."""
+    products: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = ()
+    """Pairs of contracted (operand, axis) of two operands, which are multiplied position by position and summed."""
+    groups: tuple[Group, ...] = ()
+    """Positions that the operator can only lose together."""
+    at_source: bool = False
+    """The node's own constants decide the positions of output axes that are linked to nothing else."""
     extra: object = None
     """What the operator's own rule wants to remember between the walks."""
 

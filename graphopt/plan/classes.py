@@ -21,9 +21,8 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.facts.constants import is_constant
 from graphopt.facts.ops.contraction import geometry
-from graphopt.facts.ops.shaping import Block
 from graphopt.facts.rules import ELEMENTWISE_JOINS
-from graphopt.facts.store import Facts, Link, Spec, sizes_only
+from graphopt.facts.store import Block, Facts, Group, Link, Spec, sizes_only
 from graphopt.facts.walk import demands
 from graphopt.plan.choose import holding_pays
 
@@ -31,9 +30,6 @@ Layout = dict[int, np.ndarray]
 """Axis → sorted kept positions. An axis that is absent is whole."""
 
 Kind = Literal["smallest", "fastest"]
-
-CUT_AT_THE_SOURCE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Expand"})
-"""Operators whose own constants decide the positions of an output axis."""
 
 MOSTLY = 0.75
 """A join with a value that cannot be narrowed is narrowed itself only if it needs at most this share of positions."""
@@ -201,6 +197,7 @@ def _pin_whole(node: ir.Node, spec: Spec | None, plan: Plan, classes: _Classes) 
                 operand in spec.unread
                 or (operand, axis) in spec.contracted
                 or any(link.axis == axis for link in spec.of_operand(operand))
+                or any((operand, axis) == end[:2] for group in spec.groups for end in group.inputs)
             )
             if not passed:
                 classes.pin(track.ids)
@@ -225,16 +222,18 @@ def _visit(node: ir.Node, spec: Spec, plan: Plan, classes: _Classes, joins: bool
                 plan.tracks[out, axis] = track
                 needed = plan.facts.needed(out, axis, size)
                 track.needed = needed if track.needed is None else track.needed | needed
-    if node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze") and isinstance(spec.extra, list):
-        for block in spec.extra:
-            _reshape(node, block, plan, classes)
-    elif isinstance(spec.extra, tuple) and spec.contracted and isinstance(spec.extra[0], tuple):
-        _product(node, spec.extra, plan, classes)
+    for block in spec.blocks:
+        _reshape(node, block, plan, classes)
+    for pair in spec.products:
+        _product(node, pair, plan, classes)
+    for group in spec.groups:
+        _group(node, group, plan, classes)
 
 
 def _track_of_axis(
     node: ir.Node, links: list[Link], out: ir.Value, axis: int, size: int, plan: Plan, classes: _Classes, joins: bool
 ) -> Track | None:
+    spec = plan.facts.specs[node]
     constants = plan.facts.constants
     moved = [link for link in links if link.index is not None and not constants.known(node.inputs[link.operand])]
     if moved:
@@ -251,7 +250,7 @@ def _track_of_axis(
     if not live:
         if node.op_type in ("Conv", "ConvTranspose") and (group := node.attributes.get_int("group", 1)) > 1:
             return Track(np.repeat(classes.fresh(group), size // group))  # a group is kept or dropped whole
-        if node.op_type not in CUT_AT_THE_SOURCE:
+        if not spec.at_source:
             return None
         # Constants expanded at run time cost nothing: they stay as wide as an output or a barrier wants them.
         return Track(classes.fresh(size), settled=node.op_type == "Expand", row_cost=_row_cost(node, plan))
@@ -398,6 +397,35 @@ def _product(node: ir.Node, pairs: tuple[tuple[int, int], ...], plan: Plan, clas
     for track in tracks:
         if track is not None:
             classes.pin(track.ids)
+
+
+def _group(node: ir.Node, group: Group, plan: Plan, classes: _Classes) -> None:
+    """Everything that has a number of the group shares one class with all that has the same number."""
+    ids = classes.fresh(group.size)
+    untracked = False
+    for operand, axis, numbers in group.inputs:
+        value = node.inputs[operand]
+        if value is None or plan.facts.constants.known(value):
+            continue  # a constant is cut to fit
+        track = plan.tracks.get((value, axis))
+        if track is None:
+            untracked = True
+            continue
+        inside = numbers >= 0
+        classes.equal(track.ids[inside], ids[numbers[inside]])
+    for position, axis, numbers in group.outputs:
+        out = node.outputs[position]
+        track = plan.tracks.get((out, axis))
+        if track is None:
+            own = ids[np.maximum(numbers, 0)]
+            outside = numbers < 0
+            own[outside] = classes.fresh(int(outside.sum()))
+            plan.tracks[out, axis] = Track(own)
+        else:
+            inside = numbers >= 0
+            classes.equal(track.ids[inside], ids[numbers[inside]])
+    if untracked:
+        classes.pin(ids)
 
 
 def _reshape(node: ir.Node, block: Block, plan: Plan, classes: _Classes) -> None:

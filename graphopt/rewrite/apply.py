@@ -5,13 +5,12 @@ from __future__ import annotations
 import onnx_ir as ir
 
 import graphopt.rewrite.ops  # noqa: F401  (fills the table of rewrites)
-from graphopt.facts.ops.contraction import geometry
+from graphopt.facts.ops.contraction import Depthwise, geometry
+from graphopt.facts.store import Spec
 from graphopt.plan.classes import Plan
 from graphopt.rewrite.edit import Edit, Form
 from graphopt.rewrite.rules import find, whole
 from graphopt.rewrite.unused import remove_unused
-
-CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def apply(plan: Plan, form: Form, *, cut_weights: bool) -> Edit:
@@ -27,7 +26,7 @@ def apply(plan: Plan, form: Form, *, cut_weights: bool) -> Edit:
         if spec is None:
             whole(node, edit)
             continue
-        if not _concerned(node, edit):
+        if not _concerned(node, spec, edit):
             continue
         find(node)(node, spec, edit)
     _outputs_whole(edit)
@@ -36,12 +35,12 @@ def apply(plan: Plan, form: Form, *, cut_weights: bool) -> Edit:
     return edit
 
 
-def _concerned(node: ir.Node, edit: Edit) -> bool:
+def _concerned(node: ir.Node, spec: Spec, edit: Edit) -> bool:
     """Tell whether anything about the node's operands or results is narrowed or dead."""
     facts, plan = edit.facts, edit.plan
     if any(out in plan.layouts for out in node.outputs):
         return True
-    contracts = node.op_type in CONTRACTIONS
+    contracts = geometry(spec) is not None or bool(spec.products)
     for value in node.inputs:
         if value is None:
             continue
@@ -68,12 +67,12 @@ def _apply_locally(plan: Plan) -> Edit:
     axes = {}
     for node in facts.graph:
         spec = facts.specs.get(node)
-        if spec is None or node.op_type not in CONTRACTIONS:
+        if spec is None:
             continue
         geo = geometry(spec)
         if geo is not None:
             axes[node] = geo.out_axis
-        elif isinstance(spec.extra, str):
+        elif isinstance(spec.extra, Depthwise):
             axes[node] = 1
     layouts = {}
     for node, axis in axes.items():
@@ -82,7 +81,7 @@ def _apply_locally(plan: Plan) -> Edit:
             layouts[node.outputs[0]] = {axis: kept}
     edit = Edit(Plan(facts, plan.kind, plan.tracks, layouts), "local", cut_weights=False)
     for node in axes:
-        if not _concerned(node, edit):
+        if not _concerned(node, facts.specs[node], edit):
             continue
         out = node.outputs[0]
         find(node)(node, facts.specs[node], edit)

@@ -8,21 +8,22 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
+from graphopt.facts.rules import domain_of
 from graphopt.facts.store import Spec
 from graphopt.plan.classes import Layout
 from graphopt.rewrite.edit import Cursor, Edit
 
 Rewrite = Callable[[ir.Node, Spec, Edit], None]
 
-_REWRITES: dict[str, Rewrite] = {}
+_REWRITES: dict[tuple[str, str], Rewrite] = {}
 
 
-def rewrites(*op_types: str) -> Callable[[Rewrite], Rewrite]:
-    """Register a rewrite for operators of the standard domain."""
+def rewrites(*op_types: str, domain: str = "") -> Callable[[Rewrite], Rewrite]:
+    """Register a rewrite for operators of a domain (default: the standard one)."""
 
     def register(function: Rewrite) -> Rewrite:
         for op_type in op_types:
-            _REWRITES[op_type] = function
+            _REWRITES[domain, op_type] = function
         return function
 
     return register
@@ -30,7 +31,7 @@ def rewrites(*op_types: str) -> Callable[[Rewrite], Rewrite]:
 
 def find(node: ir.Node) -> Rewrite:
     """Return the rewrite of a node's operator; the one by links alone where it has none of its own."""
-    return _REWRITES.get(node.op_type, by_links) if node.domain in ("", "ai.onnx") else by_links
+    return _REWRITES.get((domain_of(node), node.op_type), by_links)
 
 
 def wanted_by_links(node: ir.Node, operand: int, spec: Spec, edit: Edit) -> Layout:

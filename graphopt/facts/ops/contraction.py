@@ -40,6 +40,14 @@ class Geometry:
     beta: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Depthwise:
+    """A convolution of every channel with filters of its own."""
+
+    padded: bool
+    """Zeros may reach the border of its input."""
+
+
 def geometry(spec: Spec) -> Geometry | None:
     """Return the geometry a contraction's rule found, or ``None`` for other nodes."""
     return spec.extra if isinstance(spec.extra, Geometry) else None
@@ -194,21 +202,21 @@ class Conv(Contraction):
         groups = node.attributes.get_int("group", 1)
         bias = _bias_operand(node, 2)
         if not facts.constants.known(w) or weight[0] is None:
-            return Spec(links, reason="its weight is not a constant")
+            return Spec(links, reason="its weight is not a constant", at_source=True)
         links.append(Link(1, 0, 0, 1))
         if bias is not None:
             links.append(Link(2, 0, 0, 1))
         padded = _spatial_padding(node)
         if known[1] is None:
-            return Spec(links, reason="its number of input channels is unknown")
+            return Spec(links, reason="its number of input channels is unknown", at_source=True)
         if groups > 1 and weight[1] == 1:
             links.append(Link(0, 1, 0, 1, np.repeat(np.arange(groups), weight[0] // groups)))
-            return Spec(links, reason="convolution windows overlap", extra="padded" if padded else "unpadded")
+            return Spec(links, reason="convolution windows overlap", at_source=True, extra=Depthwise(padded))
         geo = Geometry(0, 1, 1, 1, 0, 1, bias, groups, position_dependent=padded)
-        return Spec(links, ((0, 1),), reason="convolution windows overlap", extra=geo)
+        return Spec(links, ((0, 1),), reason="convolution windows overlap", at_source=True, extra=geo)
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
-        if not isinstance(spec.extra, str):
+        if not isinstance(spec.extra, Depthwise):
             super().forward(node, spec, facts)
             return
         x, w = node.inputs[0], node.inputs[1]
@@ -223,7 +231,7 @@ class Conv(Contraction):
         mask, fill = zero_weights, np.zeros(nonzero.shape[0])
         if along is not None:
             dead, constant = (np.repeat(part, multiplier) for part in along)
-            uniform = dead & (constant == 0) if spec.extra == "padded" else dead
+            uniform = dead & (constant == 0) if spec.extra.padded else dead
             weight = facts.constants.array(w)
             assert weight is not None
             sums = weight.reshape(weight.shape[0], -1).astype(np.float64).sum(axis=1)
@@ -243,7 +251,7 @@ class Conv(Contraction):
         x = node.inputs[0]
         out_sizes = dims.static(node.outputs[0])
         if (
-            not isinstance(spec.extra, str)
+            not isinstance(spec.extra, Depthwise)
             or x is None
             or out_sizes is None
             or facts.demand.get(node.outputs[0]) is None
@@ -273,7 +281,7 @@ class ConvTranspose(Contraction):
         groups = node.attributes.get_int("group", 1)
         bias = _bias_operand(node, 2)
         if not facts.constants.known(node.inputs[1]) or weight[1] is None:
-            return Spec(links, reason="its weight is not a constant")
+            return Spec(links, reason="its weight is not a constant", at_source=True)
         if groups == 1:
             links.append(Link(1, 1, 0, 1))
         else:
@@ -282,7 +290,7 @@ class ConvTranspose(Contraction):
         if bias is not None:
             links.append(Link(2, 0, 0, 1))
         geo = Geometry(0, 1, 1, 0, 1, 1, bias, groups, position_dependent=True)
-        return Spec(links, ((0, 1),), reason="convolution windows overlap", extra=geo)
+        return Spec(links, ((0, 1),), reason="convolution windows overlap", at_source=True, extra=geo)
 
 
 @rule("Gemm")
@@ -317,8 +325,9 @@ class Gemm(Contraction):
         elif facts.constants.known(a):
             geo = Geometry(1, b_in, 0, a_in, 1 - a_in, 0, bias, alpha=alpha, beta=beta)
         else:
-            return Spec(links, ((0, a_in), (1, b_in)), pinned=frozenset(pinned), extra=((0, a_in), (1, b_in)))
-        return Spec(links, ((geo.x, geo.x_axis),), pinned=frozenset(pinned), extra=geo)
+            pair = ((0, a_in), (1, b_in))
+            return Spec(links, pair, pinned=frozenset(pinned), products=(pair,), at_source=True)
+        return Spec(links, ((geo.x, geo.x_axis),), pinned=frozenset(pinned), at_source=True, extra=geo)
 
     def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         backward_product(self, node, spec, facts)
@@ -358,8 +367,8 @@ class MatMul(Contraction):
             geo = Geometry(1, rank_b - 2, 0, rank_a - 1, rank_a - 2, rank - 2, position_dependent=rank_a > 2)
         else:
             pair = ((0, rank_a - 1), (1, max(rank_b - 2, 0)))
-            return Spec(links, pair, pinned=frozen, extra=pair)
-        return Spec(links, ((geo.x, geo.x_axis),), pinned=frozen, extra=geo)
+            return Spec(links, pair, pinned=frozen, products=(pair,), at_source=True)
+        return Spec(links, ((geo.x, geo.x_axis),), pinned=frozen, at_source=True, extra=geo)
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         super().forward(node, spec, facts)
@@ -386,12 +395,12 @@ class MatMul(Contraction):
 
 def backward_product(contraction: Contraction, node: ir.Node, spec: Spec, facts: Facts) -> None:
     """Demands of a product: as a contraction with constant weights, or of two live operands."""
-    if not isinstance(spec.extra, tuple):
+    if not spec.products:
         Contraction.backward(contraction, node, spec, facts)
         return
     zeros: list[Mask | None] = []
     sizes: list[int | None] = []
-    for operand, axis in spec.extra:
+    for operand, axis in spec.products[0]:
         value = node.inputs[operand]
         known = dims.static(value)
         size = None if known is None else known[axis]
@@ -400,7 +409,7 @@ def backward_product(contraction: Contraction, node: ir.Node, spec: Spec, facts:
         zeros.append(None if along is None else along[0] & (along[1] == 0))
     more: dict[int, Partial] = {}
     if sizes[0] is not None and sizes[0] == sizes[1]:
-        for mine, (operand, axis) in enumerate(spec.extra):
+        for mine, (operand, axis) in enumerate(spec.products[0]):
             value, other, own = node.inputs[operand], zeros[1 - mine], zeros[mine]
             dead = facts.dead_axes(value).get(axis)
             if dead is not None and value is not None and facts.demand.get(node.outputs[0]) is not None:

@@ -159,11 +159,11 @@ class Gather(Mover):
             if flat.size == 0 or (-size <= flat.min() and flat.max() < size):
                 links.append(Link(0, axis, 0, axis, np.where(flat < 0, flat + size, flat)))
         elif chosen is not None and index_rank == 0 and size is not None:
-            spec = Spec(links, ((0, axis),), reason=reason)
+            spec = Spec(links, ((0, axis),), reason=reason, at_source=True)
             position = int(chosen)
             spec.extra = (axis, position + size if position < 0 else position)
             return spec
-        return Spec(links, reason=reason)
+        return Spec(links, reason=reason, at_source=True)
 
     def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
 
@@ -312,7 +312,7 @@ class Expand(Mover):
                 links.append(Link(0, axis, 0, axis + offset))
             elif size != 1:
                 pinned.add((0, axis + offset))
-        return Spec(links, pinned=frozenset(pinned))
+        return Spec(links, pinned=frozenset(pinned), at_source=True)
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         value, out = node.inputs[0], node.outputs[0]

@@ -8,7 +8,6 @@ every block is dead at that offset.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +15,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.dims import Size
 from graphopt.facts.rules import Rule, rule, select_forward, through_links
-from graphopt.facts.store import Facts, Link, Mask, Partial, Spec
+from graphopt.facts.store import Block, Facts, Link, Mask, Partial, Spec
 
 
 @rule("Transpose")
@@ -38,21 +37,6 @@ class Transpose(Rule):
 
     def finite(self, node: ir.Node, facts: Facts) -> bool:
         return True
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A run of input axes that becomes a run of output axes, sizes all static; one side has one axis."""
-
-    ins: tuple[int, ...]
-    outs: tuple[int, ...]
-    sizes: tuple[int, ...]
-    """Sizes of the side with several axes."""
-
-    @property
-    def merges(self) -> bool:
-        """Tell whether several input axes become one output axis."""
-        return len(self.ins) > 1
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -81,7 +65,7 @@ class Reshape(Rule):
                 continue
             blocks.append(Block(ins, outs, tuple(size for size in sizes if isinstance(size, int))))
             contracted += [(0, axis) for axis in ins]
-        return Spec(links, tuple(contracted), reason="Reshape regroups this axis", extra=blocks)
+        return Spec(links, tuple(contracted), reason="Reshape regroups this axis", blocks=tuple(blocks))
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         dead = facts.dead_axes(node.inputs[0])
@@ -89,8 +73,7 @@ class Reshape(Rule):
             return
         select_forward(node, spec, facts)
         out = node.outputs[0]
-        blocks: list[Block] = spec.extra  # type: ignore[assignment]
-        for block in blocks:
+        for block in spec.blocks:
             if block.merges:
                 mask, fill = np.zeros(block.sizes, bool), None
                 for place, axis in enumerate(block.ins):
@@ -118,12 +101,11 @@ class Reshape(Rule):
     def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
 
         out = node.outputs[0]
-        blocks: list[Block] = spec.extra  # type: ignore[assignment]
         value = node.inputs[0]
         more: Partial = {}
         planes: list[tuple[int, Mask]] = []
         if facts.demand.get(out) is not None:
-            for block in blocks:
+            for block in spec.blocks:
                 total = int(np.prod(block.sizes))
                 if block.merges:
                     grid = facts.demanded(out, block.outs[0], total).reshape(block.sizes)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
-from graphopt.facts.ops.contraction import Geometry, contribution, geometry, live_inputs, weights_nonzero
+from graphopt.facts.ops.contraction import Depthwise, Geometry, contribution, geometry, live_inputs, weights_nonzero
 from graphopt.facts.store import Spec
 from graphopt.plan.choose import gather_pays
 from graphopt.plan.classes import Layout
@@ -21,9 +21,9 @@ def contraction(node: ir.Node, spec: Spec, edit: Edit) -> None:
     geo = geometry(spec)
     if geo is not None:
         _constant_weights(node, spec, geo, edit)
-    elif isinstance(spec.extra, str):
+    elif isinstance(spec.extra, Depthwise):
         _depthwise(node, spec, edit)
-    elif isinstance(spec.extra, tuple):
+    elif spec.products:
         _live_product(node, spec, edit)
     else:
         by_links(node, spec, edit)
@@ -48,7 +48,7 @@ def _depthwise(node: ir.Node, spec: Spec, edit: Edit) -> None:
 def _live_product(node: ir.Node, spec: Spec, edit: Edit) -> None:
     """Both operands are computed: their contracted axes are in the same layout, or whole."""
     layouts: list[Layout] = [wanted_by_links(node, operand, spec, edit) for operand in range(2)]
-    (a, a_axis), (b, b_axis) = spec.extra  # type: ignore[misc]
+    (a, a_axis), (b, b_axis) = spec.products[0]
     first, second = node.inputs[a], node.inputs[b]
     assert first is not None and second is not None
     if edit.form != "local":

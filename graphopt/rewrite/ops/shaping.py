@@ -22,7 +22,7 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
         if link.out_axis in planned:
             wanted[link.axis] = planned[link.out_axis]
     assert original is not None
-    for block in spec.extra if isinstance(spec.extra, list) else []:
+    for block in spec.blocks:
         grid = np.ones(block.sizes, bool)
         if block.merges:
             kept = planned.get(block.outs[0])
