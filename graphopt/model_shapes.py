@@ -9,13 +9,15 @@ both on every node test of onnx and comparing with the real outputs, with sizes 
   whose parameters are not constant or whose sizes are symbolic, and guesses in loops. So it sees only the operators of
   `COMPUTED`, and of its answers only static sizes are taken, only where the C++ inference has none.
 
+What neither of them is told about, the operators of onnxruntime, is `graphopt.model_shapes_contrib`'s.
+
 Part of the family ``graphopt/model*.py``; use it through `graphopt.model`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx
@@ -23,7 +25,7 @@ import onnx_ir as ir
 from onnx.onnx_cpp2py_export import shape_inference as cpp
 from onnx_shape_inference import infer_symbolic_shapes
 
-from graphopt import model_proto
+from graphopt import model_proto, model_shapes_contrib
 from graphopt.errors import ModelError
 
 KEEP_BYTES = 1 << 16
@@ -42,7 +44,7 @@ def infer_shapes(model: ir.Model) -> None:
     settled: list[tuple[ir.Value, ir.Shape | None]] = []
     for _ in range(_ROUNDS):
         try:
-            inferred = _inferred(_light(model).SerializeToString())
+            inferred = _inferred(_light(model))
         except ModelError:
             if not settled:
                 raise
@@ -198,12 +200,29 @@ def _infer(data: bytes, where: str) -> bytes:
         ) from error
 
 
-def _inferred(data: bytes) -> onnx.ModelProto:
+def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The inference, with stand-ins for the operators that onnx does not know. May edit `proto`.
+
+    Raises:
+        ModelError: There is a contradiction, not counting the stand-ins.
+    """
+    plain = proto.SerializeToString()
+    if not model_shapes_contrib.show(proto):
+        return _sighted(plain)
+    shown = proto.SerializeToString()
+    try:
+        return _sighted(shown)
+    except ModelError:  # a stand-in is no judge of a model; one that does not fit tells nothing
+        _sighted(plain)
+        return _sighted(shown, _lenient)
+
+
+def _sighted(data: bytes, infer: Callable[[bytes], bytes] = lambda data: _infer(data, "the model")) -> onnx.ModelProto:
     """The inference without the answers it gives about ``Expand`` of a value of which it does not know the rank.
 
     It takes the shape operand for the result, which is wrong wherever the value is larger.
     """
-    inferred = onnx.ModelProto.FromString(_infer(data, "the model"))
+    inferred = onnx.ModelProto.FromString(infer(data))
     blind = _blind(inferred.graph)
     while blind:
         proto = onnx.ModelProto.FromString(data)
@@ -211,7 +230,7 @@ def _inferred(data: bytes) -> onnx.ModelProto:
             proto.graph.node[position].domain = HIDDEN
         _import_hidden(proto.opset_import)
         data = proto.SerializeToString()
-        inferred = onnx.ModelProto.FromString(_infer(data, "the model"))
+        inferred = onnx.ModelProto.FromString(infer(data))
         blind = _blind(inferred.graph)
     return inferred
 

@@ -82,7 +82,8 @@ class Net:
         found = [onnx.ValueInfoProto(name=name) for name in outputs]
         graph = helper.make_graph(self._nodes, "net", self._inputs, found, self._constants)
         imports = [helper.make_opsetid("", self.opset)]
-        if self._functions:
+        imports += [helper.make_opsetid(domain, 1) for domain in sorted({node.domain for node in self._nodes} - {""})]
+        if self._functions and not any(entry.domain == "local" for entry in imports):
             imports.append(helper.make_opsetid("local", 1))
         model = helper.make_model(graph, opset_imports=imports, functions=self._functions, ir_version=10)
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
