@@ -20,11 +20,12 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import is_constant
-from graphopt.facts.ops.contraction import geometry
 from graphopt.facts.rules import ELEMENTWISE_JOINS
 from graphopt.facts.store import Block, Facts, Group, Link, Spec, sizes_only
 from graphopt.facts.walk import demands
-from graphopt.plan.choose import holding_pays
+from graphopt.plan.components import components
+from graphopt.plan.cost import CostModel
+from graphopt.plan.widths import Branch, choose
 
 Layout = dict[int, np.ndarray]
 """Axis → sorted kept positions. An axis that is absent is whole."""
@@ -46,8 +47,6 @@ class Track:
     pinned: bool = False
     needed: np.ndarray | None = None
     """What the values that share this track have been found to need so far."""
-    row_cost: int | None = None
-    """Multiply-adds of one position for one output element, where a contraction with constant weights makes it."""
 
 
 @dataclass(slots=True)
@@ -56,6 +55,7 @@ class Plan:
 
     facts: Facts
     kind: Kind
+    costs: CostModel = field(default_factory=CostModel)
     tracks: dict[tuple[ir.Value, int], Track] = field(default_factory=dict)
     layouts: dict[ir.Value, Layout] = field(default_factory=dict)
 
@@ -69,10 +69,14 @@ class _Classes:
 
     def __init__(self) -> None:
         self.count = 0
+        self.starts: list[int] = []
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self.pinned: list[np.ndarray] = []
+        self.branches: list[Branch] = []
+        """Operands of joins that are scattered unless the plan holds them at the stream's width."""
 
     def fresh(self, size: int) -> np.ndarray:
+        self.starts.append(self.count)
         ids = np.arange(self.count, self.count + size)
         self.count += size
         return ids
@@ -85,39 +89,33 @@ class _Classes:
         self.pinned.append(ids)
 
     def roots(self) -> np.ndarray:
-        """Return the representative of every number (connected components)."""
-        parent = np.arange(self.count)
+        """Return the representative of every number."""
         if not self.pairs:
-            return parent
+            return np.arange(self.count)
         a = np.concatenate([np.ravel(pair[0]) for pair in self.pairs])
         b = np.concatenate([np.ravel(pair[1]) for pair in self.pairs])
-        # Hooking and pointer jumping: a logarithmic number of vectorised rounds.
-        while True:
-            ra, rb = parent[a], parent[b]
-            differ = ra != rb
-            if not differ.any():
-                return parent
-            ra, rb = ra[differ], rb[differ]
-            np.minimum.at(parent, np.maximum(ra, rb), np.minimum(ra, rb))
-            while True:
-                jumped = parent[parent]
-                if (jumped == parent).all():
-                    break
-                parent = jumped
+        return components(self.count, a, b)
+
+    def origins(self) -> np.ndarray:
+        """Return for every number which call of ``fresh`` it came from."""
+        sizes = np.diff([*self.starts, self.count])
+        return np.repeat(np.arange(sizes.size), sizes)
 
 
-def make_plan(facts: Facts, kind: Kind = "fastest", *, joins: bool = True, align: int = 1) -> Plan:
+def make_plan(
+    facts: Facts, kind: Kind = "fastest", *, joins: bool = True, align: int = 1, costs: CostModel | None = None
+) -> Plan:
     """Choose the layouts.
 
     Args:
         facts: the facts of the graph; demands may be strengthened (``facts.forced``) so that every position that the
             plan keeps physically holds the right value.
-        kind: ``smallest`` never widens a weight to avoid a scatter; ``fastest`` lets the first source of a residual
-            stream be computed at the stream's width.
+        kind: ``smallest`` never widens a weight to avoid a scatter; ``fastest`` chooses by cost.
         joins: whether elementwise operators of several live operands may run on narrowed values at all.
         align: keep dead positions until the number of kept ones is a multiple of this.
+        costs: of the target; default: those of an unknown CPU. ``smallest`` does not look at them.
     """
-    plan = Plan(facts, kind)
+    plan = Plan(facts, kind, costs=costs or CostModel())
     if not facts.anything():
         return plan
     classes = _Classes()
@@ -133,13 +131,18 @@ def make_plan(facts: Facts, kind: Kind = "fastest", *, joins: bool = True, align
     if not plan.tracks:
         return plan
     roots = classes.roots()
+    extra = np.zeros(classes.count, bool)
+    if kind == "fastest" and align == 1:
+        choice = choose(plan, classes.origins(), roots, _keep(plan, classes, roots), classes.branches, plan.costs)
+        for branch in choice.held:
+            classes.equal(branch.track.ids, branch.stream.ids)
+        extra = choice.kept
+        if choice.held:
+            before, roots = roots, classes.roots()
+            extra = np.zeros(classes.count, bool)
+            extra[roots[before[choice.kept.nonzero()[0]]]] = True
     while True:
-        keep = np.zeros(classes.count, bool)
-        for ids in classes.pinned:
-            keep[roots[ids]] = True
-        for (value, axis), track in plan.tracks.items():
-            needed = facts.needed(value, axis, track.ids.size)
-            keep[roots[track.ids[needed]]] = True
+        keep = _keep(plan, classes, roots) | extra
         for (value, _), track in plan.tracks.items():
             if track.ids.size and not keep[roots[track.ids]].any() and (value.uses() or value.is_graph_output()):
                 keep[roots[track.ids[0]]] = True  # no operator computes nothing; ``fold-dead`` removes such values
@@ -153,6 +156,17 @@ def make_plan(facts: Facts, kind: Kind = "fastest", *, joins: bool = True, align
         if not kept.all():
             plan.layouts.setdefault(value, {})[axis] = np.flatnonzero(kept)
     return plan
+
+
+def _keep(plan: Plan, classes: _Classes, roots: np.ndarray) -> np.ndarray:
+    """Return which classes have to be kept (bool, by root): those with a member that is needed or pinned."""
+    keep = np.zeros(classes.count, bool)
+    for ids in classes.pinned:
+        keep[roots[ids]] = True
+    for (value, axis), track in plan.tracks.items():
+        needed = plan.facts.needed(value, axis, track.ids.size)
+        keep[roots[track.ids[needed]]] = True
+    return keep
 
 
 def _align(plan: Plan, roots: np.ndarray, keep: np.ndarray, align: int) -> None:
@@ -253,24 +267,10 @@ def _track_of_axis(
         if not spec.at_source:
             return None
         # Constants expanded at run time cost nothing: they stay as wide as an output or a barrier wants them.
-        return Track(classes.fresh(size), settled=node.op_type == "Expand", row_cost=_row_cost(node, plan))
+        return Track(classes.fresh(size), settled=node.op_type == "Expand")
     if len(live) == 1:
         return live[0][1]
     return _join(node, live, out, axis, size, plan, classes, joins)
-
-
-def _row_cost(node: ir.Node, plan: Plan) -> int | None:
-    geo = geometry(plan.facts.specs[node])
-    x = None if geo is None else node.inputs[geo.x]
-    channels = (dims.static(x) or ())[geo.x_axis] if geo is not None and x is not None else None
-    weight = dims.static(None if geo is None else node.inputs[geo.w])
-    if geo is None or x is None or channels is None or weight is None or geo.groups > 1:
-        return None
-    window = 1
-    for axis, size in enumerate(weight):
-        if node.op_type == "Conv" and axis not in (geo.w_in, geo.w_out):
-            window *= size or 1
-    return int(plan.facts.needed(x, geo.x_axis, channels).sum()) * window
 
 
 def _leaves_stream(node: ir.Node, link: Link, out: ir.Value, size: int, plan: Plan) -> bool:
@@ -316,31 +316,14 @@ def _join(
     whole = len(tracks) < len(live)
     streams = [track for track in tracks if track.stream or track.settled or track.pinned]
     if whole and needed.mean() > MOSTLY:
-        track = Track(classes.fresh(size), stream=True, pinned=True)
-        classes.pin(track.ids)
-        for other in streams:
-            classes.equal(track.ids, other.ids)
-        return track
-    plain = [track for track in tracks if track not in streams]
-    if plain and plan.kind == "fastest" and not any(track.stream or track.pinned for track in streams):
-        # The first source of a stream is computed at the stream's width: it needs no scatter.
-        streams.append(max(plain, key=_width))
-    if not streams:
-        return Track(classes.fresh(size), stream=True)
-    if plan.kind == "fastest":
-        width = max(int(needed.sum()), *(_width(track) for track in tracks))
-        for track in plain:
-            if track in streams or track.row_cost is None:
-                continue
-            if holding_pays(_width(track), width, track.row_cost):
-                streams.append(track)
-    for other in streams[1:]:
-        classes.equal(streams[0].ids, other.ids)
-    return Track(streams[0].ids, stream=True)
-
-
-def _width(track: Track) -> int:
-    return 0 if track.needed is None else int(track.needed.sum())
+        stream = Track(classes.fresh(size), stream=True, pinned=True)
+        classes.pin(stream.ids)
+    else:
+        stream = Track(streams[0].ids if streams else classes.fresh(size), stream=True)
+    for other in streams:
+        classes.equal(stream.ids, other.ids)
+    classes.branches += [Branch(node, axis, track, stream) for track in tracks if track not in streams]
+    return stream
 
 
 def _moved(node: ir.Node, links: list[Link], size: int, plan: Plan, classes: _Classes) -> Track:

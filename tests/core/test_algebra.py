@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from graphopt import dims
 from graphopt.facts.constants import SMALL, Constants
 from graphopt.facts.ops.shaping import pair_axes
-from graphopt.plan.choose import BLOCK, gather_pays, holding_pays
 from graphopt.plan.classes import _Classes
 from graphopt.rewrite import weights
 
@@ -108,10 +107,3 @@ def test_cut_weights_are_lazy_when_they_are_large(rows: int) -> None:
     cut = weights.take(ir.Tensor(array), {1: np.array([1])}).numpy()
     array[:] = 0
     assert cut.any()  # a copy: nothing keeps the source alive, nothing changes with it
-
-
-def test_costs_order_the_two_ways() -> None:
-    # Within one block of channels a wider branch costs nothing; a wide branch of a wide net costs more than a scatter.
-    assert holding_pays(BLOCK // 2, BLOCK, 10**6)
-    assert not holding_pays(BLOCK, 8 * BLOCK, 10**4)
-    assert gather_pays(8, 64, 9 * 64) and not gather_pays(63, 64, 9)

@@ -8,8 +8,8 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.facts.ops.contraction import Depthwise, Geometry, contribution, geometry, live_inputs, weights_nonzero
 from graphopt.facts.store import Spec
-from graphopt.plan.choose import gather_pays
 from graphopt.plan.classes import Layout
+from graphopt.plan.widths import contraction_gathers
 from graphopt.rewrite import weights
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.rules import by_links, outputs_narrowed, rewrites, wanted_by_links
@@ -116,11 +116,7 @@ def _gathers(
         return True
     if edit.plan.kind == "smallest":
         return True
-    weight = dims.static(node.inputs[geo.w]) or ()
-    window = int(np.prod([size or 1 for i, size in enumerate(weight) if i not in (geo.w_in, geo.w_out)]))
-    if node.op_type in ("MatMul", "Gemm"):
-        window = 1
-    return gather_pays(int(needed.size), int(have.size), matrix.shape[0] * window)
+    return contraction_gathers(edit.plan.costs, node, geo, matrix.shape[0], needed.size, have.size)
 
 
 def _kept_groups(

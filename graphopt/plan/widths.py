@@ -1,0 +1,333 @@
+"""How wide each axis is made: which branches are held at their stream's width, which dead positions are kept.
+
+The problem: axes that are coupled form *groups*. A group may keep just the positions that are needed, or so many dead
+ones that their number is a multiple the target likes, and a branch may be *held* at the width of the stream it is added
+to (no scatter, more channels) instead of scattered at the join. What a choice costs is said by the operators: a
+convolution by the widths of its two sides, a join by whether its branch is scattered. So the costs are a sum of tables
+over few groups each, whose least sum is found by elimination (``solve.py``), exactly for chains and residual streams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.facts.constants import is_constant
+from graphopt.facts.ops.contraction import Depthwise, Geometry, geometry, input_channels, live_inputs, weights_nonzero
+from graphopt.plan.components import components
+from graphopt.plan.cost import CostModel
+from graphopt.plan.solve import Table, minimise
+
+if TYPE_CHECKING:
+    from graphopt.plan.classes import Plan, Track
+
+UNKNOWN_SIZE = 32
+"""What an axis of unknown size is taken for; the first axis, the batch, for one."""
+
+SCOPE = 4
+"""Groups that one table may depend on; an operator on more is counted with the others at their least width."""
+
+NEVER = 99
+"""Level of positions that no choice keeps."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Branch:
+    """One operand of a join that may be scattered into the stream, or computed at its width."""
+
+    node: ir.Node
+    out_axis: int
+    track: Track
+    stream: Track
+
+
+@dataclass(slots=True)
+class Group:
+    """Axes of one width. Choice ``k < levels`` keeps the positions of level at most ``k``; the last may be to hold."""
+
+    levels: int = 1
+    branch: Branch | None = None
+    extra: tuple[np.ndarray, ...] = ()
+    """Dead classes (roots) that each level above 0 keeps in addition to the one below it."""
+
+    @property
+    def choices(self) -> int:
+        """How many ways there are."""
+        return self.levels + (self.branch is not None)
+
+
+@dataclass(slots=True)
+class Choice:
+    """What was decided: branches to hold, and dead classes to keep (bool, by root)."""
+
+    held: list[Branch]
+    kept: np.ndarray
+
+
+def choose(
+    plan: Plan, origins: np.ndarray, roots: np.ndarray, keep: np.ndarray, branches: list[Branch], costs: CostModel
+) -> Choice:
+    """Return the cheapest widths.
+
+    Args:
+        plan: tracks and facts.
+        origins: ``[classes]``: which axis a class number was made for.
+        roots: ``[classes]``: the representative of each class.
+        keep: ``[classes]`` (bool, by root): what has to be kept.
+        branches: operands of joins that are scattered unless held.
+        costs: of the target.
+    """
+    return _Widths(plan, origins, roots, keep, branches, costs).choose()
+
+
+class _Widths:
+    def __init__(
+        self,
+        plan: Plan,
+        origins: np.ndarray,
+        roots: np.ndarray,
+        keep: np.ndarray,
+        branches: list[Branch],
+        costs: CostModel,
+    ) -> None:
+        self.plan, self.roots, self.keep, self.costs = plan, roots, keep, costs
+        count = int(origins.max()) + 1 if origins.size else 0
+        self.group_of = components(count, origins, origins[roots])[origins]  # by class number
+        self.level = np.where(keep, 0, NEVER)  # by root
+        self.groups: dict[int, Group] = {}
+        self.parts: dict[int, list[tuple[int, np.ndarray]]] = {}
+        self._hold(branches)
+        self._align()
+
+    # -- the choices --------------------------------------------------------------------------------------------------
+
+    def _hold(self, branches: list[Branch]) -> None:
+        for branch in branches:
+            own = np.unique(self.group_of[branch.track.ids])
+            if own.size != 1 or own[0] in self.group_of[branch.stream.ids] or branch.track.pinned:
+                continue
+            if (self._levels(branch.track.ids) == self._levels(branch.stream.ids)).all():
+                continue  # they fit as they are
+            group = self.groups.setdefault(int(own[0]), Group())
+            if group.branch is None:
+                group.branch = branch
+
+    def _align(self) -> None:
+        """Offer multiples to groups that convolutions compute."""
+        seen: set[int] = set()
+        for node, spec in self.plan.facts.specs.items():
+            if "Conv" not in node.op_type:
+                continue
+            for value, axis in ((node.inputs[0], 1), (node.outputs[0], 1)):
+                track = None if value is None else self.plan.tracks.get((value, axis))
+                if track is None or not track.ids.size or spec is None:
+                    continue
+                own = int(self.group_of[track.ids[0]])
+                if own in seen:
+                    continue
+                seen.add(own)
+                if (self.group_of[track.ids] == own).all():
+                    self._offer(own, track)
+
+    def _offer(self, own: int, track: Track) -> None:
+        found = self.roots[track.ids]
+        dead = np.unique(found[self.level[found] != 0])
+        size, kept = track.ids.size, int((self.level[found] == 0).sum())
+        unit = size // max(np.unique(found).size, 1)
+        if not dead.size or not kept:
+            return
+        taken = 0
+        extra: list[np.ndarray] = []
+        for multiple in (self.costs.multiple, self.costs.lanes):
+            more = -kept % multiple
+            if more % unit or kept + more > size or more // unit <= taken:
+                continue
+            extra.append(dead[taken : more // unit])
+            self.level[extra[-1]] = len(extra)
+            taken = more // unit
+        if extra:
+            group = self.groups.setdefault(own, Group())
+            group.levels, group.extra = len(extra) + 1, tuple(extra)
+
+    # -- widths of axes -----------------------------------------------------------------------------------------------
+
+    def _levels(self, ids: np.ndarray) -> np.ndarray:
+        return self.level[self.roots[ids]]
+
+    def _parts(self, track: Track) -> list[tuple[int, np.ndarray]]:
+        """Return (group, positions kept at each level) of a track."""
+        known = self.parts.get(id(track))
+        if known is None:
+            known = []
+            groups = self.group_of[track.ids]
+            for own in np.unique(groups):
+                levels = self._levels(track.ids[groups == own])
+                most = self.groups[int(own)].levels if int(own) in self.groups else 1
+                known.append((int(own), np.array([(levels <= level).sum() for level in range(most)])))
+            self.parts[id(track)] = known
+        return known
+
+    def _scope(self, tracks: list[Track | None]) -> list[int]:
+        scope: list[int] = []
+        pending = [track for track in tracks if track is not None]
+        while pending:
+            for own, _ in self._parts(pending.pop(0)):
+                group = self.groups.get(own)
+                if group is None or own in scope:
+                    continue
+                scope.append(own)
+                if group.branch is not None:
+                    pending.append(group.branch.stream)
+        return scope[:SCOPE]
+
+    def _width(self, track: Track | None, otherwise: int, scope: list[int]) -> np.ndarray:
+        """Return the width of an axis for every combination of the choices of ``scope``."""
+        shape = [self.groups[own].choices for own in scope]
+        if track is None:
+            return np.full(shape, otherwise)
+        total = np.zeros(shape, np.int64)
+        for own, counts in self._parts(track):
+            if own not in scope:
+                total = total + int(counts[0])
+                continue
+            group, place = self.groups[own], scope.index(own)
+            line = [1] * len(scope)
+            line[place] = group.levels
+            part = np.broadcast_to(counts.reshape(line), [*shape[:place], group.levels, *shape[place + 1 :]])
+            if group.branch is not None:
+                wide = self._width(group.branch.stream, 0, scope).take([-1], axis=place)
+                share = track.ids.size / group.branch.track.ids.size
+                part = np.concatenate([part, (wide * share).astype(np.int64)], axis=place)
+            total = total + part
+        return total
+
+    # -- costs --------------------------------------------------------------------------------------------------------
+
+    def _tables(self) -> list[tuple[list[int], np.ndarray]]:
+        found = []
+        for node, spec in self.plan.facts.specs.items():
+            geo = geometry(spec)
+            out = node.outputs[0]
+            if geo is not None:
+                x = node.inputs[geo.x]
+                if x is None:
+                    continue
+                tracks = [self.plan.tracks.get((x, geo.x_axis)), self.plan.tracks.get((out, geo.out_axis))]
+                scope = self._scope(tracks)
+                if scope:
+                    found.append((scope, self._contraction(node, tracks, scope)))
+            elif isinstance(spec.extra, Depthwise):
+                track = self.plan.tracks.get((out, 1))
+                scope = self._scope([track])
+                if scope:
+                    wide = self._width(track, 0, scope)
+                    found.append((scope, self.costs.depthwise(wide, _window(node, 0, 1), _others(out, 1))))
+        for group in list(self.groups.values()):
+            branch = group.branch
+            if branch is None:
+                continue
+            scope = self._scope([branch.track, branch.stream])
+            wide = self._width(branch.stream, 0, scope)
+            cost = self.costs.scatter(wide, _others(branch.node.outputs[0], branch.out_axis))
+            held = [i for i, own in enumerate(scope) if self.groups[own] is group]
+            cost = np.moveaxis(np.array(cost, np.float64), held[0], 0)
+            cost[-1] = 0.0
+            found.append((scope, np.moveaxis(cost, 0, held[0])))
+        return found
+
+    def _contraction(self, node: ir.Node, tracks: list[Track | None], scope: list[int]) -> np.ndarray:
+        geo = geometry(self.plan.facts.specs[node])
+        assert geo is not None
+        x, out = node.inputs[geo.x], node.outputs[0]
+        assert x is not None
+        size = input_channels(node, geo) or UNKNOWN_SIZE
+        sizes = dims.static(out)
+        full = (sizes[geo.out_axis] if sizes is not None else None) or UNKNOWN_SIZE
+        inputs = self._width(tracks[0], size, scope)
+        outputs = self._width(tracks[1], full, scope)
+        pixels, window = _others(out, geo.out_axis), _window(node, geo.w_in, geo.w_out)
+        read = self._read(node, x, geo.x_axis, size)
+        narrow = _contraction_cost(self.costs, node, np.minimum(inputs, read), outputs, window, pixels, geo.groups)
+        gathered = narrow + self.costs.gather(read, _others(x, geo.x_axis))
+        wide = _contraction_cost(self.costs, node, inputs, outputs, window, pixels, geo.groups)
+        return np.where(inputs <= read, wide, np.minimum(wide, gathered))
+
+    def _read(self, node: ir.Node, x: ir.Value, axis: int, size: int) -> int:
+        """Return how many positions of its input a contraction with constant weights reads."""
+        facts = self.plan.facts
+        geo = geometry(facts.specs[node])
+        assert geo is not None
+        nonzero = weights_nonzero(node, geo, facts)
+        if nonzero is None or geo.groups > 1:
+            return size
+        live, _ = live_inputs(x, size, geo, facts)
+        return int((nonzero[0].any(axis=0) & live).sum())
+
+    # -- the least sum ------------------------------------------------------------------------------------------------
+
+    def choose(self) -> Choice:
+        """Solve, and say which branches are held and which dead classes are kept."""
+        kept = np.zeros(self.keep.size, bool)
+        if all(group.choices == 1 for group in self.groups.values()):
+            return Choice([], kept)
+        number = {own: place for place, own in enumerate(self.groups)}
+        tables = [Table(tuple(number[own] for own in scope), costs) for scope, costs in self._tables()]
+        values = minimise([group.choices for group in self.groups.values()], tables)
+        held = []
+        for group, value in zip(self.groups.values(), values, strict=True):
+            if value >= group.levels:
+                assert group.branch is not None
+                held.append(group.branch)
+            else:
+                for extra in group.extra[:value]:
+                    kept[extra] = True
+        return Choice(held, kept)
+
+
+def contraction_gathers(costs: CostModel, node: ir.Node, geo: Geometry, outputs: int, read: int, present: int) -> bool:
+    """Tell whether gathering ``read`` of ``present`` input positions is cheaper than multiplying the others by zero."""
+    x, out = node.inputs[geo.x], node.outputs[0]
+    assert x is not None
+    pixels, window = _others(out, geo.out_axis), _window(node, geo.w_in, geo.w_out)
+    narrow = _contraction_cost(costs, node, np.asarray(read), np.asarray(outputs), window, pixels, geo.groups)
+    wide = _contraction_cost(costs, node, np.asarray(present), np.asarray(outputs), window, pixels, geo.groups)
+    return bool(narrow + costs.gather(read, _others(x, geo.x_axis)) < wide)
+
+
+def _contraction_cost(
+    costs: CostModel,
+    node: ir.Node,
+    inputs: np.ndarray,
+    outputs: np.ndarray,
+    window: int,
+    pixels: int,
+    groups: int,
+) -> np.ndarray:
+    if "Conv" in node.op_type:
+        return groups * costs.convolution(inputs / groups, outputs / groups, window, pixels)
+    return costs.product(inputs, outputs, pixels)
+
+
+def _others(value: ir.Value, axis: int) -> int:
+    """Return how many elements there are at one position of an axis."""
+    count = 1
+    for place, size in enumerate(dims.static(value) or ()):
+        if place != axis:
+            count *= (1 if place == 0 else UNKNOWN_SIZE) if size is None else max(size, 1)
+    return count
+
+
+def _window(node: ir.Node, w_in: int, w_out: int) -> int:
+    """Return the taps of a convolution's window; one for products."""
+    weight = next((v for v in node.inputs[1:2] if v is not None), None)
+    if weight is None or "Conv" not in node.op_type or not is_constant(weight):
+        return 1
+    taps = 1
+    for axis, size in enumerate(dims.static(weight) or ()):
+        if axis not in (w_in, w_out):
+            taps *= size or 1
+    return taps
