@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+Nesting = dict[ir.Graph, ir.Graph]
+"""Body → the graph whose node it belongs to; what is inside a body comes before it."""
+
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """Yield the graphs that a node's attributes hold; references to a function's attributes hold none."""
@@ -16,3 +19,39 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS:
             yield from attribute.as_graphs()
+
+
+def nesting(graph: ir.Graph) -> Nesting:
+    """Return every graph inside the nodes of a graph, at any depth."""
+    found: Nesting = {}
+    pending = [graph]
+    while pending:
+        around = pending.pop()
+        for node in around:
+            for body in subgraphs(node):
+                found[body] = around
+                pending.append(body)
+    return dict(reversed(found.items()))
+
+
+def within(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """Yield a graph and every graph inside it."""
+    yield graph
+    yield from reversed(nesting(graph))
+
+
+def names(graph: ir.Graph) -> set[str]:
+    """Return the names of all values and nodes in a graph and inside it."""
+    found: set[str] = set()
+    for each in within(graph):
+        found.update(each.initializers)
+        found.update(value.name or "" for value in each.inputs)
+        for node in each:
+            found.add(node.name or "")
+            found.update(value.name or "" for value in node.outputs)
+    return found
+
+
+def owns(graph: ir.Graph, value: ir.Value) -> bool:
+    """Tell whether a value is made in this graph, and not in one around it."""
+    return value.graph is graph

@@ -66,6 +66,8 @@ class Constants:
         self._arrays: dict[int, np.ndarray] = {}
         self._patterns: dict[tuple[object, ...], object] = {}
         self._alive: dict[int, ir.TensorProtocol] = {}
+        self.cuts: dict[tuple[object, ...], ir.Value] = {}
+        """Weights of outer graphs as a body's edit cut them, for the other bodies that read the same positions."""
 
     def array(self, value: ir.Value | None) -> np.ndarray | None:
         """Return a constant's array, or ``None`` when the value is not a numeric constant.

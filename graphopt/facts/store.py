@@ -78,6 +78,8 @@ class Group:
     """How many numbers there are."""
     inputs: tuple[tuple[int, int, np.ndarray], ...] = ()
     outputs: tuple[tuple[int, int, np.ndarray], ...] = ()
+    gathered: bool = False
+    """Inputs that cannot be narrowed are gathered from, rather than keeping the whole group."""
 
 
 @dataclass(slots=True)
@@ -134,8 +136,19 @@ class Facts:
     finite: set[ir.Value] = field(default_factory=set)
     forced: dict[tuple[ir.Value, int], Mask] = field(default_factory=dict)
     """Demands added by the plan: positions whose right value an absorbing zero relies on (see ``plan.classes``)."""
+    borders: dict[ir.Node, np.ndarray] = field(default_factory=dict)
+    """Chosen by the plan: the constant inputs that stand for all that are not zero in front of a node's zero padding,
+    at most one a group; none where a map takes their place. Nodes that are not listed need every one of them."""
     captured: set[ir.Value] = field(default_factory=set)
     """Values read inside a subgraph of a control-flow node: needed whole."""
+    names: set[str] | None = None
+    """Names that are taken in the whole model, where it has bodies; edits of any of its graphs add to them."""
+    around: Facts | None = None
+    """Facts of the graph around a body, as far as the walk had come when it met the body's node."""
+    bodies: dict[ir.Graph, Facts] = field(default_factory=dict)
+    """Facts of the bodies of this graph's nodes."""
+    wanted: dict[ir.Value, Partial] = field(default_factory=dict)
+    """What is demanded of graph outputs; of those that are not listed, everything."""
 
     # -- dead -------------------------------------------------------------------------------------------------------
 

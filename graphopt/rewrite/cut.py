@@ -29,7 +29,7 @@ def fold_gathered_constants(edit: Edit) -> int:
         axis = node.attributes.get_int("axis", 0) % rank
         if chosen.size > source.shape.numpy()[axis] or source.dtype == ir.DataType.STRING:
             continue
-        ir.convenience.replace_all_uses_with(node.outputs[0], edit.cut_tensor(data, {axis: chosen.astype(np.int64)}))
+        ir.convenience.replace_all_uses_with(node.outputs[0], edit.cut(data, {axis: chosen.astype(np.int64)}))
         edit.graph.remove(node, safe=True)
         folded += 1
     return folded

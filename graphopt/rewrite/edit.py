@@ -20,6 +20,7 @@ import onnx_ir as ir
 from onnx_ir._core import Usage
 
 from graphopt import dims
+from graphopt.facts.constants import is_constant
 from graphopt.facts.store import Facts
 from graphopt.plan.classes import Layout, Plan
 from graphopt.rewrite import moves, weights
@@ -43,9 +44,9 @@ class Cursor:
 
     @classmethod
     def behind(cls, value: ir.Value, graph: ir.Graph) -> Cursor:
-        """Return the place right behind a value's producer; the very front for inputs and initializers."""
+        """Return the place right behind a value's producer; the front for inputs, initializers and outer values."""
         producer = value.producer()
-        if producer is not None:
+        if producer is not None and producer.graph is graph:
             return cls(graph, after=producer)
         for first in graph:
             return cls(graph, before=first)
@@ -84,6 +85,9 @@ class Edit:
 
     def __post_init__(self) -> None:
         graph = self.graph
+        if self.facts.names is not None:
+            self.names = self.facts.names
+            return
         self.names.update(graph.initializers)
         self.names.update(value.name or "" for value in graph.inputs)
         for node in graph:
@@ -123,14 +127,14 @@ class Edit:
             self.constants[key] = value
         return value
 
-    def initializer(self, tensor: ir.TensorProtocol, base: str) -> ir.Value:
-        """Register a tensor as a new initializer."""
+    def initializer(self, tensor: ir.TensorProtocol, base: str, home: ir.Graph | ir.Function | None = None) -> ir.Value:
+        """Register a tensor as a new initializer of this graph, or of one around it."""
         name = self.name(base)
         tensor.name = name
         value = ir.Value(
             name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
-        self.graph.register_initializer(value)
+        (home if isinstance(home, ir.Graph) else self.graph).register_initializer(value)
         return value
 
     def node(
@@ -296,7 +300,17 @@ class Edit:
         key = ("cut", value, *((axis, wanted[axis].tobytes()) for axis in sorted(wanted)))
         if key in self.constants:
             return self.constants[key]
-        if self.cut_weights or not self._worth_showing(value):
+        if (repeated := self._repeated(value, wanted)) is not None:
+            self.constants[key] = repeated
+            return repeated
+        # A weight of a graph around this one, which several bodies may read: they share the cut one, too.
+        shown = not self.cut_weights and self._worth_showing(value)
+        outer = not shown and value.is_initializer() and value.graph is not self.graph
+        if outer and (shared := self.facts.constants.cuts.get(key)) is not None and shared.is_initializer():
+            self.counts["cut"] += 1
+            self.constants[key] = shared
+            return shared
+        if not shown:
             result = self.cut_tensor(value, wanted)
         else:
             result = value
@@ -310,7 +324,24 @@ class Edit:
                 )
                 self.counts["weight gathers"] += 1
         self.constants[key] = result
+        if outer:
+            self.facts.constants.cuts[key] = result
         return result
+
+    def _repeated(self, value: ir.Value, wanted: Layout) -> ir.Value | None:
+        """Cut what a gather repeats along another axis (a border map), so that it stays as small as it is stored."""
+        gather = None if is_constant(value) else value.producer()
+        data, index = gather.inputs if gather is not None else (None, None)
+        known = dims.static(data)
+        if gather is None or data is None or known is None or dims.rank(index) != 1:
+            return None
+        axis, count = gather.attributes.get_int("axis", 0) % len(known), (dims.static(index) or (None,))[0]
+        if axis in wanted or (count or 0) <= (known[axis] or 0):
+            return None
+        shape = [wanted[i].size if i in wanted else size for i, size in enumerate(dims.sizes(value) or ())]
+        inputs: list[ir.Value | None] = [self.cut(data, wanted), index]
+        place = Cursor(self.graph, after=gather)
+        return self.node("Gather", inputs, place, str(value.name), shape, value, [ir.AttrInt64("axis", axis)])
 
     def _worth_showing(self, value: ir.Value) -> bool:
         return (dims.rank(value) or 0) > 1
@@ -319,9 +350,8 @@ class Edit:
         """Return a new initializer with the wanted positions of a constant."""
         tensor = weights.take(self.facts.constants.tensor(value), dict(sorted(wanted.items())))
         self.counts["cut"] += 1
-        return self.initializer(
-            tensor, f"{value.name}_cut" if not (value.name or "").endswith("_cut") else value.name or "cut"
-        )
+        base = f"{value.name}_cut" if not (value.name or "").endswith("_cut") else value.name or "cut"
+        return self.initializer(tensor, base, value.graph if value.is_initializer() else None)
 
 
 def _same(a: Layout, b: Layout) -> bool:

@@ -26,9 +26,8 @@ def remove_unused(graph: ir.Graph) -> int:
 
 
 def _let_go(node: ir.Node) -> None:
-    """Drop what the subgraphs of a node read from outside: it is read by nobody else, perhaps."""
+    """Drop what the bodies of a node read: what they read from outside is read by nobody else, perhaps."""
     for graph in subgraphs(node):
         for inner in graph.all_nodes():
-            for position, value in enumerate(inner.inputs):
-                if value is not None and value.graph is node.graph:
-                    inner.replace_input_with(position, None)
+            for position in range(len(inner.inputs)):
+                inner.replace_input_with(position, None)

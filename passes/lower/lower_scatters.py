@@ -38,9 +38,11 @@ class LowerScatters:
     name: ClassVar[str] = "lower-scatters"
 
     def run(self, context: Context) -> bool:
-        """Run on the main graph."""
-        graph = context.model.graph
-        found = [node for node in graph if node.op_type == "ScatterND" and node.domain == ""]
+        """Run on every graph."""
+        return context.everywhere(lambda: self._run(context))
+
+    def _run(self, context: Context) -> bool:
+        found = [node for node in context.graph if node.op_type == "ScatterND" and node.domain == ""]
         if not found:
             return False
         edit = Edit(context.bare(), "composed", cut_weights=True)
@@ -102,4 +104,4 @@ def _lower(node: ir.Node, edit: Edit, context: Context) -> bool:
 
 def _only_reader(value: ir.Value) -> ir.Node | None:
     uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 else None
+    return uses[0].node if len(uses) == 1 and uses[0].node.graph is value.graph else None

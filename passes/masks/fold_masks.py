@@ -46,12 +46,14 @@ class FoldMasks:
     grow: bool = True
 
     def run(self, context: Context) -> bool:
-        """Run on the main graph; again where folding has made sizes known that were computed."""
+        """Run on every graph; again where folding has made sizes known that were computed."""
         changed = False
         for _ in range(4):
-            folded = self._fold(context)
-            changed |= context.record({"folded": folded})
-            if not folded or not any(_unknown_size(out) for node in context.model.graph for out in node.outputs):
+            folded = context.everywhere(lambda: context.record({"folded": self._fold(context)}))
+            changed |= folded
+            if not folded or not any(
+                _unknown_size(out) for graph in context.graphs() for node in graph for out in node.outputs
+            ):
                 break
             try:
                 infer_shapes(context.model)
@@ -60,7 +62,7 @@ class FoldMasks:
         return changed
 
     def _fold(self, context: Context) -> int:
-        graph = context.model.graph
+        graph = context.graph
         expressions = Expressions(graph, context.constants)
         if not expressions.members:
             return 0

@@ -33,7 +33,10 @@ class Demask:
     name: ClassVar[str] = "demask"
 
     def run(self, context: Context) -> bool:
-        """Run on the main graph."""
+        """Run on every graph."""
         folded = FoldMasks(context.may_grow).run(context)
+        return context.everywhere(lambda: self._run(context)) or folded
+
+    def _run(self, context: Context) -> bool:
         edit = apply(context.plan(), "local", cut_weights=False)
-        return context.record(edit.counts) or folded
+        return context.record(edit.counts)

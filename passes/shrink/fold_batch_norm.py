@@ -33,8 +33,11 @@ class FoldBatchNorm:
     name: ClassVar[str] = "fold-batch-norm"
 
     def run(self, context: Context) -> bool:
-        """Run on the main graph."""
-        norms = [node for node in context.model.graph if node.op_type == "BatchNormalization" and node.domain == ""]
+        """Run on every graph."""
+        return context.everywhere(lambda: self._run(context))
+
+    def _run(self, context: Context) -> bool:
+        norms = [node for node in context.graph if node.op_type == "BatchNormalization" and node.domain == ""]
         if not norms:
             return False
         edit = Edit(context.bare(), "composed", cut_weights=True)

@@ -34,7 +34,10 @@ class FoldDead:
     name: ClassVar[str] = "fold-dead"
 
     def run(self, context: Context) -> bool:
-        """Run on the main graph."""
+        """Run on every graph."""
+        return context.everywhere(lambda: self._run(context))
+
+    def _run(self, context: Context) -> bool:
         facts = context.facts()
         if not facts.dead:
             return False

@@ -38,9 +38,12 @@ class Narrow:
             raise ValueError("align must be at least 1")
 
     def run(self, context: Context) -> bool:
-        """Run on the main graph."""
-        folded_masks = FoldMasks(context.may_grow).run(context)
+        """Run on every graph."""
+        folded = FoldMasks(context.may_grow).run(context)
+        return context.everywhere(lambda: self._run(context)) or folded
+
+    def _run(self, context: Context) -> bool:
         edit = apply(context.plan(align=self.align), "composed", cut_weights=True)
         changed = context.record(edit.counts)
         folded = fold_gathered_constants(edit)
-        return context.record({"cut": folded}) or changed or folded_masks
+        return context.record({"cut": folded}) or changed

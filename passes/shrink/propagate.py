@@ -30,8 +30,11 @@ class Propagate:
     name: ClassVar[str] = "propagate"
 
     def run(self, context: Context) -> bool:
-        """Run on the main graph."""
-        if not has_scatters(context.model.graph):
+        """Run on every graph."""
+        return context.everywhere(lambda: self._run(context))
+
+    def _run(self, context: Context) -> bool:
+        if not has_scatters(context.graph):
             return False
         edit = apply(context.plan(joins=False), "carried", cut_weights=False)
         return context.record(edit.counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,13 +36,16 @@ class Tidy:
     name: ClassVar[str] = "tidy"
 
     def run(self, context: Context) -> bool:
-        """Run on the main graph."""
-        graph = context.model.graph
+        """Run on every graph."""
+        return context.everywhere(lambda: self._run(context))
+
+    def _run(self, context: Context) -> bool:
+        graph = context.graph
         removed = 0
         for node in list(graph):
             removed += _unexpand(node)
-            removed += _zero_bias(node, context.constants, graph.opset_imports.get("", 1))
-            if _merge_additions(node, graph, context.constants):
+            removed += _zero_bias(node, context.constants, context.opset)
+            if _merge_additions(node, graph, context.constants, context.taken):
                 removed += 1
             same = _same_as(node, context.constants)
             if same is not None and _bypass(node, same, graph):
@@ -167,7 +171,7 @@ def _wide(a: ir.Value, out: ir.Value) -> bool:
     )
 
 
-def _merge_additions(node: ir.Node, graph: ir.Graph, constants: Constants) -> bool:
+def _merge_additions(node: ir.Node, graph: ir.Graph, constants: Constants, taken: Collection[str]) -> bool:
     """``Add(Add(x, a), b)`` -> ``Add(x, a + b)``; sums of floats may be re-associated, integers wrap either way."""
     if node.op_type != "Add" or node.domain != "" or len(node.inputs) != 2:
         return False
@@ -190,10 +194,12 @@ def _merge_additions(node: ir.Node, graph: ir.Graph, constants: Constants) -> bo
                 continue
             tensor = ir.Tensor(np.asarray(a + b), dtype=outer.dtype)
             name, number = f"{node.outputs[0].name}_sum", 0
-            while name in graph.initializers:
+            while name in taken:
                 number += 1
                 name = f"{node.outputs[0].name}_sum_{number}"
             tensor.name = name
+            if isinstance(taken, set):
+                taken.add(name)
             value = ir.Value(name=name, shape=ir.Shape(list(total)), type=outer.type, const_value=tensor)
             graph.register_initializer(value)
             node.replace_input_with(position, rest)

@@ -1,0 +1,210 @@
+"""Bodies of If, Loop and Scan, and model-local functions: narrowed like the main graph, near misses left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from tests.ops.net import TYPES, Case, Net, Operand, dead, examine
+
+DEAD = [1, 4, 6]
+Typed = tuple[str, str, Sequence[int | str]]
+
+
+class Body(Net):
+    """A graph inside a node: its constants are its own unless they are given by name."""
+
+    def __init__(self, net: Net, prefix: str) -> None:
+        super().__init__(net.opset)
+        self.rng = net.rng
+        self._prefix = prefix
+
+    def constant(self, data: Operand) -> str:
+        """An initializer of this body."""
+        return data if isinstance(data, str) else self._renamed(super().constant(data))
+
+    def _renamed(self, name: str) -> str:
+        self._constants[-1].name = f"{self._prefix}_{name}"
+        return self._constants[-1].name
+
+    def many(self, op: str, *inputs: Operand, outputs: int, domain: str = "", **attributes: object) -> list[str]:
+        """Adds a node of which the names are the body's own."""
+        super().many(op, *inputs, outputs=outputs, domain=domain, **attributes)
+        node = self._nodes[-1]
+        node.name = f"{self._prefix}_{node.name}"
+        for place, name in enumerate(node.output):
+            node.output[place] = f"{self._prefix}_{name}"
+        return list(node.output)
+
+    def graph(self, *outputs: Typed, inputs: Sequence[Typed] = ()) -> onnx.GraphProto:
+        """The finished body; outputs and inputs are (name, type, shape)."""
+        info = [helper.make_tensor_value_info(name, TYPES[kind], shape) for name, kind, shape in outputs]
+        given = [helper.make_tensor_value_info(name, TYPES[kind], shape) for name, kind, shape in inputs]
+        return helper.make_graph(self._nodes, self._prefix, given, info, self._constants)
+
+
+# -- inside ----------------------------------------------------------------------------------------------------------
+
+INNER = 4 * 3 + 4 * 2 + 2
+"""Four of seven hidden units, three inputs, two outputs, a bias."""
+
+
+def layers(body: Net, x: str, *, opaque: bool = False) -> str:
+    """Two layers of which the first has dead rows, behind an explicit mask."""
+    w = body("Mul", body.normal(7, 3), dead(np.ones((7, 1), np.float32), 0, DEAD))
+    y = body("Relu", body("Gemm", x, w, transB=1))
+    if opaque:
+        y = body("CumSum", y, np.array(1))
+    return body("Gemm", y, body.normal(7, 2), body.normal(2))
+
+
+def conditional(make: Callable[[Body, str], str], other: Callable[[Body, str], str] | None = None) -> onnx.ModelProto:
+    net = Net()
+    x = net.input("x", "N", 3)
+    flag = net.input("flag", dtype="b")
+    yes, no = Body(net, "yes"), Body(net, "no")
+    a, b = make(yes, x), (other or (lambda body, v: body("Gemm", v, body.normal(3, 2))))(no, x)
+    out = ("f", ["N", 2])
+    z = net("If", flag, then_branch=yes.graph((a, *out)), else_branch=no.graph((b, *out)))
+    return net.model(net("Neg", z))
+
+
+def looped(make: Callable[[Body, str], str], trips: int = 3) -> onnx.ModelProto:
+    """A Loop over a state (N, 3); `make` gives (N, 2), which is widened to a state again."""
+    net = Net()
+    x = net.input("x", "N", 3)
+    body = Body(net, "body")
+    y = body("Tanh", make(body, "state"))
+    y = body("Concat", y, body("Slice", "state", [0], [1], [1]), axis=1)
+    on = body("Identity", "go")
+    graph = body.graph(
+        (on, "b", []), (y, "f", ["N", 3]), inputs=[("i", "i", []), ("go", "b", []), ("state", "f", ["N", 3])]
+    )
+    return net.model(net("Loop", np.array(trips), np.array(True), x, body=graph))
+
+
+def scanned(make: Callable[[Body, str], str]) -> onnx.ModelProto:
+    """A Scan over the first axis of (5, N, 3) that keeps the sum of what `make` gives."""
+    net = Net()
+    x = net.input("x", 5, "N", 3)
+    start = net("Mul", net("Slice", net("Squeeze", net("Slice", x, [0], [1], [0]), [0]), [0], [2], [1]), np.float32(0))
+    body = Body(net, "body")
+    y = make(body, "row")
+    total = body("Add", "sum", y)
+    copy = body("Relu", total)
+    out = ("f", ["N", 2])
+    graph = body.graph((total, *out), (copy, *out), inputs=[("sum", *out), ("row", "f", ["N", 3])])
+    return net.model(*net.many("Scan", start, x, outputs=2, num_scan_inputs=1, body=graph))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("both branches of an If", lambda: conditional(layers, layers), most=2 * INNER),
+        Case("one branch of an If", lambda: conditional(layers), most=INNER + 6),
+        Case("the body of a Loop", lambda: looped(layers), most=INNER),
+        Case("a Loop that never runs", lambda: looped(layers, trips=0), most=INNER),
+        Case("the body of a Scan", lambda: scanned(layers), most=INNER + 1),
+    ],
+    ids=lambda case: case.id,
+)
+def test_bodies_are_narrowed(case: Case) -> None:
+    examine(case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("If", lambda: conditional(lambda b, x: layers(b, x, opaque=True)), least=7 * 2 + 6, stays=("CumSum",)),
+        Case("Loop", lambda: looped(lambda b, x: layers(b, x, opaque=True)), least=7 * 2, stays=("CumSum",)),
+        Case("Scan", lambda: scanned(lambda b, x: layers(b, x, opaque=True)), least=7 * 2, stays=("CumSum",)),
+    ],
+    ids=lambda case: case.id,
+)
+def test_an_operator_that_needs_the_axis_gets_it_whole_inside_too(case: Case) -> None:
+    examine(case)
+
+
+def nested(depth: int) -> onnx.ModelProto:
+    """An If in an If in an If, with the layers innermost."""
+    net = Net()
+    x = net.input("x", "N", 3)
+    flag = net.input("flag", dtype="b")
+    out = ("f", ["N", 2])
+
+    def inside(level: int) -> tuple[Body, str]:
+        body = Body(net, f"level{level}")
+        if level == depth:
+            return body, layers(body, x)
+        inner, name = inside(level + 1)
+        plain = Body(net, f"other{level}")
+        value = plain("Slice", x, [0], [2], [1])
+        result = body("If", flag, then_branch=inner.graph((name, *out)), else_branch=plain.graph((value, *out)))
+        return body, result
+
+    body, name = inside(1)
+    other = Body(net, "other")
+    value = other("Slice", x, [1], [3], [1])
+    z = net("If", flag, then_branch=body.graph((name, *out)), else_branch=other.graph((value, *out)))
+    return net.model(net("Neg", z))
+
+
+def test_bodies_in_bodies() -> None:
+    examine(Case("", lambda: nested(3), most=INNER))
+
+
+# -- weights of the graph around -------------------------------------------------------------------------------------
+
+
+def shared(*, whole: bool = False, hidden: int = 7) -> onnx.ModelProto:
+    """Both branches read the same two weights of the main graph; `whole`: one of them reads all of the first."""
+    net = Net()
+    x = net.input("x", "N", 3)
+    flag = net.input("flag", dtype="b")
+    first, second = net.constant(dead(net.normal(hidden, 3), 0, DEAD)), net.constant(net.normal(hidden, 2))
+    out = ("f", ["N", 2])
+
+    def branch(prefix: str, activation: str, *, opaque: bool) -> onnx.GraphProto:
+        body = Body(net, prefix)
+        y = body(activation, body("Gemm", x, first, transB=1))
+        if opaque:
+            y = body("Mul", y, body("ReduceMean", body("Abs", first), [1], keepdims=0))
+            y = body("CumSum", y, np.array(1))
+        return body.graph((body("Gemm", y, second), *out))
+
+    yes, no = branch("yes", "Relu", opaque=False), branch("no", "Tanh", opaque=whole)
+    return net.model(net("If", flag, then_branch=yes, else_branch=no))
+
+
+def test_a_weight_that_two_branches_share_is_cut_once() -> None:
+    examine(Case("", shared, most=4 * 3 + 4 * 2))
+    # Two copies, each smaller than the weight, would be larger than the weight.
+    examine(Case("wide", lambda: shared(hidden=29), most=26 * 3 + 26 * 2))
+
+
+def test_a_weight_that_one_branch_reads_whole_does_not_grow_the_model() -> None:
+    examine(Case("", lambda: shared(whole=True), least=7 * 3 + 7 * 2, stays=("CumSum",)))
+
+
+def test_names_inside_do_not_hide_names_outside() -> None:
+    """The cut weights of the branches and of the main graph would all be called alike."""
+
+    def build() -> onnx.ModelProto:
+        net = Net()
+        x = net.input("x", "N", 3)
+        flag = net.input("flag", dtype="b")
+        graphs = {}
+        for name in ("then_branch", "else_branch"):
+            body = Body(net, "same")
+            y = layers(body, x)
+            graphs[name] = body.graph((y, "f", ["N", 2]))
+        y = net("If", flag, **graphs)
+        w = net.constant(dead(net.normal(7, 2), 0, DEAD))
+        y = net("Relu", net("Gemm", y, w, transB=1))
+        return net.model(net("Gemm", y, net.normal(7, 2)))
+
+    examine(Case("", build, most=2 * INNER + 4 * 2 + 4 * 2))
