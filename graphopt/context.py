@@ -13,6 +13,7 @@ from graphopt.facts.store import Facts
 from graphopt.facts.walk import analyse, analyse_body
 from graphopt.model_check import source_line
 from graphopt.plan.classes import Kind, Plan, make_plan
+from graphopt.plan.cost import CostModel
 from graphopt.report.schema import WarningRow
 from graphopt.rewrite.unused import remove_unused
 from graphopt.subgraphs import Nesting, names, nesting
@@ -27,6 +28,7 @@ class Context:
     kind: Kind = "fastest"
     target: str = "cpu"
     assume_finite: bool = True
+    costs: CostModel = field(default_factory=CostModel)
     may_grow: bool = True
     """Whether folding a mask may make the model larger for the moment."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -126,7 +128,7 @@ class Context:
         """Return the plan for the graph as it is now; kept like the facts."""
         key = (self.graph, joins, align)
         if key not in self._plans:
-            self._plans[key] = make_plan(self.facts(), self.kind, joins=joins, align=align)
+            self._plans[key] = make_plan(self.facts(), self.kind, joins=joins, align=align, costs=self.costs)
         return self._plans[key]
 
     def bare(self) -> Plan:

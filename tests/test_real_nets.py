@@ -5,6 +5,7 @@ The fast half takes ResNet-20 and small versions of the others, the long half al
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -17,8 +18,9 @@ import graphopt
 from graphopt import runtime
 from graphopt.facts.stats import stats
 from tests.nets import cifar
-from tests.nets.catalogue import FORMS, FULL, SMALL, Net, trained
+from tests.nets.catalogue import FULL, SMALL, trained
 from tests.nets.exporting import masked_model, twin_model
+from tests.nets.net import Net
 from tests.nets.remains import inside_chains, joins, masks_left, widenings
 
 # Exporting takes most of the time. The fast half has every net in the form that leaves most to do (tracing, which costs
@@ -32,6 +34,10 @@ def _is_fast(size: str, name: str, form: str) -> bool:
     return form == "masks" or name in _IN_EVERY_FORM
 
 
+def _net(size: str, name: str) -> Net:
+    return (FULL if size == "full" else SMALL)[name]
+
+
 _NETS = [("small", name) for name in SMALL] + [("full", name) for name in FULL]
 PLANS = ("smallest", "fastest")
 EVERY = [
@@ -39,14 +45,10 @@ EVERY = [
         size, name, form, id=f"{size}-{name}-{form}", marks=[] if _is_fast(size, name, form) else pytest.mark.long
     )
     for size, name in _NETS
-    for form in FORMS
+    for form in _net(size, name).forms
 ]
 # Each net once.
 TWINS = [case for case in EVERY if case.values[2] == ("masks" if case.values[0] == "small" else "torchscript")]
-
-
-def _net(size: str, name: str) -> Net:
-    return (FULL if size == "full" else SMALL)[name]
 
 
 @cache
@@ -56,7 +58,7 @@ def original(size: str, name: str, form: str) -> ir.Model:
 
 @cache
 def optimized(size: str, name: str, form: str, plan: str) -> ir.Model:
-    return graphopt.optimize(original(size, name, form), plan=plan, verify=False).model
+    return graphopt.optimize(original(size, name, form), plan=plan, verify=False, measure=False).model
 
 
 def smallest(size: str, name: str, form: str) -> ir.Model:
@@ -69,25 +71,27 @@ def twin(size: str, name: str) -> ir.Model:
     return twin_model(_net(size, name), traced=True)
 
 
-def outputs(model: ir.Model, feeds: np.ndarray, *, as_written: bool = False) -> np.ndarray:
-    return runtime.run(runtime.session(model, optimize=not as_written), {"x": feeds})[0]
-
-
 def assert_same(one: ir.Model, other: ir.Model, net: Net, batches: tuple[int, ...]) -> None:
     """The same numbers up to the order of sums, and the same class wherever two classes are not tied."""
-    for batch in batches:
-        feeds = net.inputs(batch, seed=batch).numpy()
-        expected, given = outputs(one, feeds, as_written=True), outputs(other, feeds)
-        assert given.dtype == expected.dtype
-        assert given.shape == expected.shape
-        if not batch:
-            continue
-        allowed = 1e-5 * float(np.abs(expected).max())
-        assert float(np.abs(given - expected).max()) <= allowed, net.name
-        best = np.sort(expected, axis=1)
-        clear = best[:, -1] - best[:, -2] > 2 * allowed
-        assert clear.any()
-        assert (expected.argmax(1) == given.argmax(1))[clear].all()
+    before, after = runtime.session(one, optimize=False), runtime.session(other)
+    for batch, sizes in itertools.product(batches, net.sizes):
+        feeds = net.feeds(batch, seed=batch, sizes=sizes)
+        pairs = list(zip(runtime.run(before, feeds), runtime.run(after, feeds), strict=True))
+        for expected, given in pairs:
+            assert given.dtype == expected.dtype
+            assert given.shape == expected.shape
+            if expected.size:
+                assert float(np.abs(given - expected).max()) <= 1e-5 * float(np.abs(expected).max()), net.name
+        if batch:
+            assert_same_classes(*pairs[0])
+
+
+def assert_same_classes(expected: np.ndarray, given: np.ndarray) -> None:
+    """Along axis 1, classes or not: the largest number is where it was, if no other one is as large."""
+    best = np.sort(expected, axis=1)
+    clear = best[:, -1] - best[:, -2:].min(1) > 2e-5 * float(np.abs(expected).max())
+    assert clear.any() or expected.shape[1] == 1
+    assert (expected.argmax(1) == given.argmax(1))[clear].all()
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -99,7 +103,7 @@ def test_optimized_net_computes_the_same(size: str, name: str, form: str, plan: 
 
 @pytest.mark.parametrize(("size", "name", "form"), EVERY)
 def test_no_mask_is_left(size: str, name: str, form: str) -> None:
-    if form != "zeros":
+    if not form.endswith("zeros"):
         assert masks_left(original(size, name, form)), "the masks are to be seen before"
     for plan in PLANS:
         assert masks_left(optimized(size, name, form, plan)) == [], plan
@@ -108,7 +112,8 @@ def test_no_mask_is_left(size: str, name: str, form: str) -> None:
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize(("size", "name", "form"), EVERY)
 def test_nothing_is_scattered_inside_chains(size: str, name: str, form: str, plan: str) -> None:
-    assert inside_chains(optimized(size, name, form, plan)) == []
+    # A class token in front of the patches has the form of a scatter and is the net's own.
+    assert len(inside_chains(optimized(size, name, form, plan))) <= len(inside_chains(original(size, name, form)))
 
 
 @pytest.mark.parametrize(("size", "name", "form"), EVERY)
@@ -138,7 +143,7 @@ def test_no_more_parameters_than_the_twin(size: str, name: str, form: str) -> No
 @pytest.mark.parametrize(("size", "name", "form"), EVERY)
 def test_a_second_run_changes_nothing(size: str, name: str, form: str, plan: str) -> None:
     once = optimized(size, name, form, plan)
-    again = graphopt.optimize(once, plan=plan, verify=False)
+    again = graphopt.optimize(once, plan=plan, verify=False, measure=False)
     assert stats(again.model) == stats(once)
     assert [node.op_type for node in again.model.graph] == [node.op_type for node in once.graph]
 
@@ -150,23 +155,20 @@ def test_twin_computes_the_same(size: str, name: str, form: str) -> None:
 
 
 def test_a_net_without_masks_keeps_its_channels() -> None:
-    import torch
-
     from tests.nets.exporting import plainly_exported
     from tests.nets.masking import randomise
     from tests.nets.resnet import ResNet
 
     module = randomise(ResNet((7, 10), 1, projection=True), 3)
-    inputs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    model = plainly_exported(module, inputs)
-    result = graphopt.optimize(model, plan="smallest", verify=False)
+    model = plainly_exported(module, SMALL["resnet18"])
+    result = graphopt.optimize(model, plan="smallest", verify=False, measure=False)
     assert stats(result.model).macs == stats(model).macs
     assert stats(result.model).parameters == stats(model).parameters
     assert result.report.scatters.inserted == 0
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", SMALL["resnet18"].forms)
 @pytest.mark.parametrize("depth", [20, 56])
 def test_every_cifar_test_image_keeps_its_class(depth: int, form: str) -> None:
     if not (trained(depth) and cifar.present()):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli import bench, demo, explain, export, inspect, ops, optimize, passes, targets, verify
+from graphopt.cli import bench, calibrate_target, demo, explain, export, inspect, ops, optimize, passes, targets, verify
 
 _START = "Start here"
 _WORK = "Work on a model"
@@ -37,6 +37,7 @@ def application() -> typer.Typer:
         ("passes", passes, _KNOW),
         ("ops", ops, _KNOW),
         ("targets", targets, _KNOW),
+        ("calibrate-target", calibrate_target, _KNOW),
     ):
         app.command(name, rich_help_panel=panel, epilog=module.EXAMPLE)(module.command)
     return app

@@ -15,6 +15,8 @@ EXAMPLE = "Example: `graphopt optimize pruned.onnx -o small.onnx --report small.
 
 _STANDARD_OUTPUT = Path("-")
 
+TARGETS = ("cpu", "cuda", "portable")  # as graphopt.targets has them; importing that is not for --help
+
 
 def command(
     model: options.Model,
@@ -50,6 +52,14 @@ def command(
             rich_help_panel=options.VERIFICATION,
         ),
     ] = False,
+    no_measure: Annotated[
+        bool,
+        typer.Option(
+            "--no-measure",
+            help="Do not time the result against MODEL, nor fall back where it is slower.",
+            rich_help_panel=options.VERIFICATION,
+        ),
+    ] = False,
     samples: options.Samples = 4,
     rtol: options.Rtol = None,
     atol: options.Atol = None,
@@ -82,8 +92,8 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """Remove masks, shrink, coalesce, plan for the target, and prove the result equal in onnxruntime."""
-    options.one_of(target, options.TARGETS, "--target")
+    """Remove masks, shrink, coalesce, plan for the target, prove the result equal and measure that it is not slower."""
+    options.one_of(target, TARGETS, "--target")
     options.one_of(plan, options.PLANS, "--plan")
     if passes is not None and recipe is not None:
         raise UsageError("-p and --recipe exclude each other", where="graphopt optimize", help="give one of the two")
@@ -108,6 +118,7 @@ def command(
             recipe=recipe,
             assume_finite=not no_assume_finite,
             verify=not no_verify,
+            measure=not no_measure,
             samples=samples,
             rtol=rtol,
             atol=atol,

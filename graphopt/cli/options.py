@@ -11,7 +11,6 @@ import typer
 
 from graphopt.errors import GraphoptError, UsageError, nearest
 
-TARGETS = ("cpu", "cuda", "portable")
 PLANS = ("fastest", "smallest")
 PROVIDERS = ("cpu", "cuda")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import typer
 
 from graphopt.cli import options, terminal
@@ -16,13 +18,19 @@ _MEANING = {
 
 
 def command(json: options.Json = False) -> None:
-    """List what `--target` may be, and whether onnxruntime can run it on this machine."""
-    from graphopt import runtime
+    """List what `--target` may be, whether onnxruntime can run it here, and the figures its plan reckons with."""
+    from graphopt import runtime, targets
 
     available = runtime.onnxruntime.get_available_providers()
     rows = [
-        {"name": name, "meaning": _MEANING[name][0], "runs_here": _MEANING[name][1] in (None, *available)}
-        for name in options.TARGETS
+        {
+            "name": name,
+            "meaning": _MEANING[name][0],
+            "runs_here": _MEANING[name][1] in (None, *available),
+            "figures": "none" if name == "portable" else str(targets.file_of(name)) if _measured(name) else "shipped",
+            "costs": dataclasses.asdict(targets.costs(name)),
+        }
+        for name in targets.TARGETS
     ]
     if json:
         from graphopt.report import json as report_json
@@ -34,7 +42,15 @@ def command(json: options.Json = False) -> None:
 
     terminal.output().print(
         table.listing(
-            ("target", "runs here", "for"),
-            ((str(row["name"]), words.yes(bool(row["runs_here"])), str(row["meaning"])) for row in rows),
+            ("target", "runs here", "figures", "for"),
+            ((str(row["name"]), words.yes(bool(row["runs_here"])), str(row["figures"]), str(row["meaning"]))
+             for row in rows),
         )
-    )
+    )  # fmt: skip
+    typer.echo("\nThe figures of this machine: graphopt calibrate-target")
+
+
+def _measured(name: str) -> bool:
+    from graphopt import targets
+
+    return targets.file_of(name).is_file()

@@ -20,11 +20,14 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import is_constant
+from graphopt.facts.ops.contraction import Geometry, geometry
 from graphopt.facts.rules import ELEMENTWISE_JOINS
 from graphopt.facts.store import Block, Facts, Group, Link, Spec, sizes_only
 from graphopt.facts.walk import demands
 from graphopt.plan.components import components
 from graphopt.plan.cost import CostModel
+from graphopt.plan.grouped import output_classes, tie
+from graphopt.plan.planes import choose_planes
 from graphopt.plan.widths import Branch, choose
 
 Layout = dict[int, np.ndarray]
@@ -131,6 +134,8 @@ def make_plan(
     if not plan.tracks:
         return plan
     roots = classes.roots()
+    if choose_planes(plan, roots, lambda: _keep(plan, classes, roots)):
+        return make_plan(facts, kind, joins=joins, align=align, costs=costs)  # less is needed now
     extra = np.zeros(classes.count, bool)
     if kind == "fastest" and align == 1:
         choice = choose(plan, classes.origins(), roots, _keep(plan, classes, roots), classes.branches, plan.costs)
@@ -252,9 +257,7 @@ def _track_of_axis(
     moved = [link for link in links if link.index is not None and not constants.known(node.inputs[link.operand])]
     if moved:
         if node.op_type == "Conv" and _leaves_stream(node, moved[0], out, size, plan):
-            assert moved[0].index is not None
-            multiplier = int((moved[0].index == 0).sum()) or 1
-            return Track(np.repeat(classes.fresh(size // multiplier), multiplier))
+            return Track(classes.fresh(size))
         return _moved(node, moved, size, plan, classes)
     live: list[tuple[ir.Value, Track | None]] = []
     for link in links:
@@ -262,8 +265,9 @@ def _track_of_axis(
         if value is not None and not plan.facts.constants.known(value):
             live.append((value, plan.tracks.get((value, link.axis))))
     if not live:
-        if node.op_type in ("Conv", "ConvTranspose") and (group := node.attributes.get_int("group", 1)) > 1:
-            return Track(np.repeat(classes.fresh(group), size // group))  # a group is kept or dropped whole
+        geo = geometry(spec)
+        if geo is not None and geo.groups > 1 and axis == geo.out_axis:
+            return _in_groups(node, geo, plan.facts.needed(out, axis, size), plan, classes)
         if not spec.at_source:
             return None
         # Constants expanded at run time cost nothing: they stay as wide as an output or a barrier wants them.
@@ -271,6 +275,16 @@ def _track_of_axis(
     if len(live) == 1:
         return live[0][1]
     return _join(node, live, out, axis, size, plan, classes, joins)
+
+
+def _in_groups(node: ir.Node, geo: Geometry, needed: np.ndarray, plan: Plan, classes: _Classes) -> Track:
+    """Return a new track for the outputs of a grouped convolution; its inputs are tied likewise."""
+    x = node.inputs[geo.x]
+    source = None if x is None else plan.tracks.get((x, geo.x_axis))
+    if x is not None and source is not None and not source.pinned:
+        read = plan.facts.needed(x, geo.x_axis, source.ids.size).reshape(geo.groups, -1)
+        tie(source.ids.reshape(geo.groups, -1), read, needed.reshape(geo.groups, -1).any(axis=1), classes)
+    return Track(output_classes(needed, geo.groups, classes))
 
 
 def _leaves_stream(node: ir.Node, link: Link, out: ir.Value, size: int, plan: Plan) -> bool:
@@ -392,7 +406,7 @@ def _group(node: ir.Node, group: Group, plan: Plan, classes: _Classes) -> None:
             continue  # a constant is cut to fit
         track = plan.tracks.get((value, axis))
         if track is None:
-            untracked = True
+            untracked |= not group.gathered
             continue
         inside = numbers >= 0
         classes.equal(track.ids[inside], ids[numbers[inside]])

@@ -9,7 +9,7 @@ but is slower (``demasking.md`` §6; ``docs/decisions/0014-the-plan.md``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,15 +36,19 @@ class CostModel:
 
     lanes: int = 16
     multiple: int = 4
-    blocked_mac: float = 0.0135
-    direct_mac: float = 0.02
-    column_mac: float = 0.024
-    depthwise_mac: float = 0.06
-    product_mac: float = 0.018
-    weight: float = 0.08
-    element: float = 0.35
-    join: float = 0.9
-    node: float = 1500.0
+    blocked_mac: float = 0.0176
+    direct_mac: float = 0.027
+    column_mac: float = 0.023
+    depthwise_mac: float = 0.055
+    product_mac: float = 0.02
+    weight: float = 0.09
+    element: float = 0.2
+    join: float = 0.4
+    node: float = 300.0
+
+    def still(self) -> CostModel:
+        """Return figures by which no gather and no scatter ever pays."""
+        return replace(self, element=1e9, join=1e9)
 
     def _blocks(self, width: Widths) -> np.ndarray:
         return -(-np.asarray(width) // self.lanes) * self.lanes

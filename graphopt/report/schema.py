@@ -110,6 +110,20 @@ class WarningRow:
 
 
 @dataclasses.dataclass
+class Measure:
+    """Latencies before anything was written: medians of runs in turn on one thread, and the median of their ratios.
+
+    ``way`` says which plan was kept: ``fastest``; ``still``, without gathers and scatters; ``folded``, masks folded
+    only; ``input``, nothing.
+    """
+
+    input_ms: float
+    output_ms: float
+    ratio: float
+    way: str
+
+
+@dataclasses.dataclass
 class Report:
     """Everything that one run did."""
 
@@ -130,6 +144,8 @@ class Report:
     passes: list[PassRow] = dataclasses.field(default_factory=list)
     verify: VerifyReport | None = None
     """None when verification was switched off."""
+    measure: Measure | None = None
+    """None when nothing was measured: ``--no-measure``, chosen passes, plans that do not ask for speed."""
     quantize: dict[str, Any] | None = None
     """None when nothing was quantized."""
     warnings: list[WarningRow] = dataclasses.field(default_factory=list)

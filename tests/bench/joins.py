@@ -1,8 +1,8 @@
 """Is a branch of a residual stream faster scattered at the join, or computed at the stream's width?
 
 ``python -m tests.bench.joins [--seconds S]``: residual nets in which every second channel of every convolution is dead,
-written by hand in both ways, interleaved in onnxruntime on one thread. ``graphopt/plan/choose.py`` holds the rule that
-follows from the table.
+written by hand in both ways, interleaved in onnxruntime on one thread. The last column says
+what the cost model of ``graphopt/plan/cost.py`` would choose.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 
 import graphopt
-from graphopt.plan.choose import holding_pays
+from graphopt.plan.cost import CostModel
 from tests.bench.table import head, row
 
 CASES = ((16, 32), (32, 32), (32, 16), (64, 16), (64, 8), (128, 8), (256, 4), (512, 4))
@@ -67,11 +67,13 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.joins", description=__doc__)
     parser.add_argument("--seconds", type=float, default=1.5, help="measuring time of each model")
     chosen = parser.parse_args(arguments)
-    print(head(["channels", "size", "scattered ms", "held ms", "held / scattered", "the rule holds"]))
+    print(head(["channels", "size", "scattered ms", "held ms", "held / scattered", "the plan holds"]))
     for channels, size in CASES:
         models = [net(channels, size, held=held) for held in (False, True)]
         scattered, held = graphopt.bench(*models, threads=1, seconds=chosen.seconds).rows
-        rule = holding_pays(channels // 2, channels, channels // 2 * 9)
+        costs, pixels = CostModel(), size * size
+        half = costs.convolution(channels // 2, channels // 2, 9, pixels) + costs.scatter(channels, pixels)
+        rule = costs.convolution(channels // 2, channels, 9, pixels) < half
         cells = [channels, size, scattered.median_ms, held.median_ms, held.paired_ratio, "yes" if rule else "no"]
         print(row(cells), flush=True)
 

@@ -126,7 +126,7 @@ def optimized(model: onnx.ModelProto | ir.Model, what: str, **options: Any) -> R
     from graphopt import pipeline
 
     try:
-        return pipeline.optimize(model, verify=False, **options)
+        return pipeline.optimize(model, verify=False, measure=False, **options)
     except Exception as error:
         kind = f"{type(error).__name__} {_place(error)}"
         raise DifferentError(f"{what}: {kind}", str(error)) from error

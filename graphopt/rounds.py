@@ -1,0 +1,149 @@
+"""Passes in order, round after round until nothing changes, with a journal of what each did."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from graphopt.context import Context
+from graphopt.errors import ModelError
+from graphopt.facts.constants import Constants
+from graphopt.facts.stats import parameters, stats
+from graphopt.model_shapes import infer_shapes
+from graphopt.passes.shrink.coalesce import Coalesce
+from graphopt.passes.shrink.demask import Demask
+from graphopt.passes.shrink.fold_dead import FoldDead
+from graphopt.passes.shrink.narrow import Narrow
+from graphopt.passes.shrink.propagate import Propagate
+from graphopt.plan.classes import Kind
+from graphopt.plan.cost import CostModel
+from graphopt.registry import Pass
+from graphopt.report.axes import axis_rows
+from graphopt.report.schema import PassRow, Report
+
+Progress = Callable[[str, int, int], None]
+
+ROUNDS = 100
+"""A default pipeline that still changes something after so many rounds stops there; two or three suffice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What shall be done to a model."""
+
+    passes: tuple[Pass, ...]
+    repeat: bool = True
+    """Whether the passes run until nothing changes."""
+    target: str = "cpu"
+    plan: str = "fastest"
+    assume_finite: bool = True
+    costs: CostModel = field(default_factory=CostModel)
+
+
+def prepare(model: ir.Model, settings: Settings) -> Context:
+    """Infer shapes and inline functions, in place; return what passes work on.
+
+    Raises:
+        ModelError: its functions cannot be inlined, or its shapes contradict each other.
+    """
+    infer_shapes(model)
+    if model.functions:
+        model = _inlined(model)
+    # What is only faster on some machines (wider branches, zero columns instead of gathers) is no portable choice.
+    kind: Kind = "fastest" if settings.plan == "fastest" and settings.target != "portable" else "smallest"
+    context = Context(model, Constants(), kind, settings.target, settings.assume_finite)
+    context.costs = settings.costs
+    return context
+
+
+def _inlined(model: ir.Model) -> ir.Model:
+    """Inline model-local functions, so that masks inside them can be seen; runtime operators stay calls."""
+    from onnx_ir.passes.common import InlinePass
+
+    try:
+        result = InlinePass(criteria=lambda function: function.domain != "graphopt")(model).model
+    except Exception as error:  # a recursive or malformed function: leave the model as it is
+        raise ModelError(f"its functions cannot be inlined: {error}", help="check the model-local functions") from error
+    infer_shapes(result)
+    return result
+
+
+def run(context: Context, settings: Settings, report: Report, step: Progress) -> None:
+    """Run the passes; ``report`` gets a row for each run of each pass, and the axes as they were after folding."""
+    selected, repeat = settings.passes, settings.repeat
+    total = len(selected)
+    seen: set[object] = set()
+    for round_number in range(ROUNDS if repeat else 1):
+        first = len(report.passes)
+        for position, item in enumerate(selected):
+            step(item.name, position, total)
+            if isinstance(item, NARROWING) and not report.axes and context.facts().anything():
+                report.axes = axis_rows(context.facts(), context.plan())
+            if repeat and isinstance(item, DELAYED):
+                _delay(context, item, report)
+            else:
+                _run_one(context, item, report)
+        step(f"round {round_number + 1}", total, total)
+        if not repeat or not any(row.changed for row in report.passes[first:]):
+            return
+        if round_number > 2:  # most are done: only what goes on is worth looking at whether it goes in a circle
+            now = fingerprint(context.model)
+            if now in seen:
+                return
+            seen.add(now)
+
+
+NARROWING = (FoldDead, Demask, Propagate, Coalesce, Narrow)
+"""Passes before which the report looks at the axes: masks are folded by then."""
+
+DELAYED = (Demask, Propagate, Coalesce)
+"""Passes whose scatters the default pipeline never emits: ``narrow``, which follows them, carries out their plan.
+
+A scatter of the local form alone is seven nodes, all of which the next passes take out again.
+Named in ``-p`` they run one by one, and leave the same model (see docs/decisions).
+"""
+
+
+def _delay(context: Context, item: Pass, report: Report) -> None:
+    nodes = context.model.graph.num_nodes()
+    left = report.passes[-1].parameters_after if report.passes else report.before.parameters
+    report.passes.append(PassRow(item.name, 0.0, False, nodes, nodes, left))
+
+
+def _run_one(context: Context, item: Pass, report: Report) -> None:
+    nodes, started = context.model.graph.num_nodes(), time.perf_counter()
+    changed = item.run(context)
+    seconds = time.perf_counter() - started
+    before = report.passes[-1].parameters_after if report.passes else report.before.parameters
+    left = parameters(context.model, context.sizes) if changed else before
+    row = PassRow(item.name, seconds, changed, nodes, context.model.graph.num_nodes(), left)
+    report.passes.append(row)
+    if changed and item.name == "narrow":
+        # What the passes before it only planned was carried out here.
+        for delayed in reversed(report.passes[:-1]):
+            if delayed.name not in [cls.name for cls in DELAYED]:
+                break
+            delayed.changed = True
+
+
+def fingerprint(model: ir.Model) -> tuple[object, ...]:
+    """Return what tells two stages of one model apart."""
+    found = stats(model)
+    return found.parameters, found.nodes, found.initializer_bytes, tuple(sorted(found.ops.items()))
+
+
+@contextmanager
+def quiet_collector() -> Iterator[None]:
+    """Passes create many small objects and few cycles: half of their time would be the garbage collector's."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

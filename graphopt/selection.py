@@ -1,0 +1,70 @@
+"""Which passes run: the default ones, those named in a text, or those of a recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from graphopt.errors import UsageError, nearest
+from graphopt.registry import Pass, make, parse, passes
+
+
+def default() -> list[Pass]:
+    """Return the passes of the default pipeline."""
+    return [make(name, {}) for name in passes()]
+
+
+def select(text: str | None, recipe: str | os.PathLike[str] | None) -> tuple[list[Pass], bool]:
+    """Return the passes to run, and whether they are the default ones, which are repeated until nothing changes.
+
+    Raises:
+        UsageError: both are given; an unknown pass or option; a recipe that cannot be read.
+    """
+    if text is not None and recipe is not None:
+        raise UsageError("both passes and a recipe are given", help="give one of them")
+    if recipe is not None:
+        return _from_recipe(Path(recipe)), False
+    if text is not None:
+        return parse(text), False
+    return default(), True
+
+
+def _from_recipe(path: Path) -> list[Pass]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"the recipe cannot be read: {error.strerror}", where=str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError("the recipe is not YAML", where=str(path), help=str(error).splitlines()[0]) from error
+    entries = content.get("passes") if isinstance(content, dict) else content
+    if not isinstance(entries, list) or not entries:
+        raise UsageError(
+            "the recipe lists no passes", where=str(path), help="passes: [fold-masks, {narrow: {align: 16}}]"
+        )
+    selected: list[Pass] = []
+    for entry in entries:
+        if isinstance(entry, str):
+            selected += parse(entry)
+        elif isinstance(entry, dict) and len(entry) == 1:
+            ((name, options),) = entry.items()
+            selected.append(make(str(name), options or {}))
+        else:
+            raise UsageError(
+                f"cannot read {entry!r} in the recipe", where=str(path), help="a name, or {name: {option: value}}"
+            )
+    return selected
+
+
+def one_of(what: str, given: str, known: Sequence[str]) -> None:
+    """Refuse a word that is not one of the known ones.
+
+    Raises:
+        UsageError: names the nearest known word.
+    """
+    if given not in known:
+        close = nearest(given, known)
+        hint = f"did you mean {close!r}? " if close else ""
+        raise UsageError(f"unknown {what} {given!r}", help=f"{hint}one of {', '.join(known)}")
