@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from graphopt import dims, pipeline
 from graphopt.errors import UsageError, nearest
-from graphopt.facts.constants import is_constant
+from graphopt.facts.constants import Constants, is_constant
+from graphopt.facts.sparsity import SparsityRow, sparse_weights
 from graphopt.facts.store import Facts
 from graphopt.facts.walk import unknown
 from graphopt.model_check import source_line
@@ -26,6 +27,8 @@ class Inspection:
     axes: list[AxisRow]
     savings: dict[str, dict[str, int]]
     """``parameters``, ``macs``, ``nodes``: {``before``, ``after``}."""
+    sparsity: list[SparsityRow] = field(default_factory=list)
+    """Weights that hold zeros after masks are folded and dead positions gone, those with a usable pattern first."""
     blockers: list[str] = field(default_factory=list)
     warnings: list[WarningRow] = field(default_factory=list)
 
@@ -60,7 +63,8 @@ def inspect(model: Any, *, assume_finite: bool = True) -> Inspection:
         for row in report.axes
         if "zero padding" in row.reason
     ]
-    return Inspection(report.before, report.masks, report.axes, savings, blockers, report.warnings)
+    zeros = sorted(sparse_weights(result.model, Constants()), key=lambda row: (not row.patterns, row.density))
+    return Inspection(report.before, report.masks, report.axes, savings, zeros, blockers, report.warnings)
 
 
 def explain(model: Any, name: str, *, assume_finite: bool = True) -> Explanation:

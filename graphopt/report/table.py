@@ -16,6 +16,7 @@ from graphopt.report.schema import AxisRow, MaskRow, Moves, Report, Stats, Warni
 
 if TYPE_CHECKING:
     from graphopt.bench import BenchReport
+    from graphopt.facts.sparsity import SparsityRow
     from graphopt.inspection import Inspection
     from graphopt.verify import VerifyReport
 
@@ -45,6 +46,7 @@ def show_inspection(found: Inspection, console: Console, rows: int | None = ROWS
         console.print("\nnothing is masked, dead or constant along an axis: nothing to narrow")
     show_masks(found.masks, console, rows)
     show_axes(found.axes, console, rows)
+    show_sparsity(found.sparsity, console, rows)
     if found.blockers:
         console.print(f"\nWhat prevents the rest: {len(found.blockers)}")
         for line in found.blockers[:rows]:
@@ -99,6 +101,19 @@ def show_axes(rows: Sequence[AxisRow], console: Console, limit: int | None = ROW
     for row in rows[:limit]:
         table.add_row(row.value, str(row.axis), f"{row.kept:,} of {row.size:,}", row.fill, row.decided_by, row.reason)
     console.print(f"\nAxes with dead positions: {len(rows)}")
+    console.print(table)
+    _more(len(rows), console, limit)
+
+
+def show_sparsity(rows: Sequence[SparsityRow], console: Console, limit: int | None = ROWS) -> None:
+    """One row for each weight that keeps zeros, with the pattern that they are in."""
+    if not rows:
+        return
+    table = _table("weight", "read by", "shape", "not zero", "pattern", "left for", numbers=(3,))
+    for row in rows[:limit]:
+        shape = "x".join(str(size) for size in row.shape)
+        table.add_row(row.value, row.node, shape, f"{row.density:.1%}", row.pattern, row.use)
+    console.print(f"\nZeros that stay, inside of what lives: {len(rows)} weights")
     console.print(table)
     _more(len(rows), console, limit)
 
