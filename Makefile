@@ -2,6 +2,7 @@
 SHELL  := /bin/bash
 VENV   := .venv
 BIN    := $(VENV)/bin
+PEERS  := .venv-peers
 TORCH  := 2.13.0
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 JOBS   ?= 2
@@ -10,10 +11,10 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 # One thread a process: the tests run in $(JOBS) processes, and timings should not depend on the number of cores.
-test test-long bench: export OMP_NUM_THREADS = 1
-test test-long bench: export MKL_NUM_THREADS = 1
+test test-long bench bench-peers: export OMP_NUM_THREADS = 1
+test test-long bench bench-peers: export MKL_NUM_THREADS = 1
 
-.PHONY: help demo test lint format test-long bench docs build clean
+.PHONY: help demo test lint format test-long bench bench-peers docs build clean
 
 help:
 	@echo 'make demo       the whole story on a small model that is trained on the spot'
@@ -21,6 +22,7 @@ help:
 	@echo 'make format     let ruff format and sort'
 	@echo 'make test-long  the long random and scale tests'
 	@echo 'make bench      measurements against hand-made models (wants a quiet machine)'
+	@echo 'make bench-peers  other tools on the same models (installs them beside the project, into $(PEERS))'
 	@echo 'make docs       build the documentation into site/'
 	@echo 'make build      sdist and wheel into dist/'
 	@echo 'make clean      remove what the other targets made, the environment included'
@@ -48,6 +50,9 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.bench.joins
 	$(BIN)/python -m tests.bench.scale
 
+bench-peers: $(PEERS)/.ready
+	$(PEERS)/bin/python -m tests.bench.peers
+
 docs: $(VENV)/.ready-docs
 	$(BIN)/mkdocs build --strict
 
@@ -55,7 +60,7 @@ build: $(VENV)/.ready-dev
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environment ---------------------------------------------------------------------------------------------------
@@ -94,4 +99,18 @@ $(VENV)/.ready-dev: pyproject.toml $(VENV)/.ready-torch
 $(VENV)/.ready-docs: pyproject.toml | $(VENV)/bin/python
 	@echo "mkdocs"
 	@$(PIP) install -q 'mkdocs>=1.6'
+	@touch $@
+
+# The peers' environment sees the project's, which stays as it is: each is installed to go with what is there. One that
+# cannot be installed is left out, and the table says so.
+$(PEERS)/.ready: pyproject.toml $(VENV)/.ready-dev
+	@echo "what graphopt is compared with"
+	@$(BIN)/python -m venv $(PEERS)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@$(PIP) freeze --exclude-editable > $(PEERS)/constraints.txt
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"])' \
+	  | tr ' ' '\n' | while read -r peer; do \
+	    $(PEERS)/bin/python -m pip --disable-pip-version-check install -q -c $(PEERS)/constraints.txt "$$peer" \
+	      || echo "$$peer cannot be installed here"; done
 	@touch $@
