@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphopt.report import words
-from graphopt.report.schema import AxisRow, MaskRow, Moves, Report, Stats, WarningRow
+from graphopt.report.schema import AxisRow, MaskRow, Measure, Moves, Report, Stats, WarningRow
 
 if TYPE_CHECKING:
     from graphopt.bench import BenchReport
@@ -33,6 +33,8 @@ def show(report: Report, console: Console) -> None:
     show_warnings(report.warnings, console)
     if report.verify is not None:
         show_verification(report.verify, console)
+    if report.measure is not None:
+        show_measure(report.measure, console)
 
 
 def show_inspection(found: Inspection, console: Console, rows: int | None = ROWS) -> None:
@@ -153,6 +155,14 @@ def show_verification(verify: VerifyReport, console: Console) -> None:
         console.print(f"\nNOT the same function: {verify.reason or 'see above'}", style="bold red")
     for skipped in verify.skipped:
         console.print(f"not compared: {skipped}", style="dim")
+
+
+def show_measure(measure: Measure, console: Console) -> None:
+    """How fast the result is beside the input."""
+    console.print(
+        f"measured: {measure.input_ms:.3g} ms -> {measure.output_ms:.3g} ms on one thread, "
+        f"{measure.ratio:.2f} times the input's latency (plan: {measure.way})"
+    )
 
 
 def latencies(report: BenchReport) -> Table:
