@@ -91,10 +91,11 @@ def _constant_fills(value: ir.Value, facts: Facts) -> np.ndarray | None:
 
 
 def _worth(value: ir.Value) -> bool:
-    """An ``Expand`` of a constant is the form this pass writes itself."""
+    """An ``Expand`` of a constant is the form this pass writes itself; a constant of a shape holds no parameters."""
     producer = value.producer()
     return not (
         producer is None
+        or producer.op_type == "ConstantOfShape"
         or (producer.op_type == "Expand" and producer.inputs[0] is not None and is_constant(producer.inputs[0]))
     )
 

@@ -107,9 +107,8 @@ def test_movement(row: str) -> None:
     flips = ("Slice",) if row == "slice of channels" else ()
     # batch 0: a few kernels of onnxruntime refuse it
     batches = (1, 5) if row in ("expand in front",) else (0, 1, 5)
-    later = "issue 3, Tile along narrowed axes" if row == "tile of channels" else ""
     most = produced * 3 + read * 2 + scales
-    examine(Case(row, lambda: _net(move, DEAD), most=most, gone=flips, batches=batches, later=later))
+    examine(Case(row, lambda: _net(move, DEAD), most=most, gone=flips, batches=batches))
 
 
 def test_flatten_splits_the_weight_into_blocks() -> None:
@@ -172,7 +171,7 @@ def test_depth_to_space(mode: str) -> None:
         y = net("DepthToSpace", y, blocksize=2, mode=mode)
         return net.model(net("Conv", y, net.normal(2, 4, 1, 1)))
 
-    examine(Case("", build, most=12 * 3 + 3 * 2, later="issue 3, DepthToSpace"))
+    examine(Case("", build, most=12 * 3 + 3 * 2))
 
 
 @pytest.mark.parametrize("mode", ["DCR", "CRD"])
@@ -194,7 +193,7 @@ def test_space_to_depth() -> None:
         y = net("SpaceToDepth", y, blocksize=2)
         return net.model(net("Conv", y, net.normal(2, 20, 1, 1)))
 
-    examine(Case("", build, most=3 * 3 + 12 * 2, later="issue 3, SpaceToDepth"))
+    examine(Case("", build, most=3 * 3 + 12 * 2))
 
 
 def test_pad_with_another_constant_than_the_fill() -> None:

@@ -1,4 +1,4 @@
-"""Operators that only move positions along an axis: Concat, Split, Slice, Gather, Pad, ScatterND, Resize, Expand, Tile.
+"""Operators that only move positions along an axis: Concat, Split, Slice, Pad, Expand, Tile; and sources of constants.
 
 ``out[j] = in[index[j]]`` with a constant index, or a constant. Fills travel with their positions.
 """
@@ -12,11 +12,12 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import is_constant
-from graphopt.facts.rules import Rule, identity_links, rule, select_forward, through_links
+from graphopt.facts.rules import Rule, identity_links, rule, select_forward
 from graphopt.facts.store import Facts, Link, Mask, Spec
 
 
-def _normal(axis: int, rank: int) -> int:
+def normal(axis: int, rank: int) -> int:
+    """Return a non-negative axis."""
     return axis + rank if axis < 0 else axis
 
 
@@ -41,7 +42,7 @@ class Concat(Mover):
         out = dims.static(node.outputs[0])
         if out is None:
             return None
-        axis = _normal(node.attributes.get_int("axis", 1), len(out))
+        axis = normal(node.attributes.get_int("axis", 1), len(out))
         links: list[Link] = []
         sizes = []
         for operand, value in enumerate(node.inputs):
@@ -70,7 +71,7 @@ class Split(Mover):
         known = dims.static(node.inputs[0])
         if known is None:
             return None
-        axis = _normal(node.attributes.get_int("axis", 0), len(known))
+        axis = normal(node.attributes.get_int("axis", 0), len(known))
         links: list[Link] = []
         start = 0
         for out, value in enumerate(node.outputs):
@@ -111,13 +112,13 @@ class Slice(Mover):
             axes = list(node.attributes.get_ints("axes", range(len(starts))))
             steps = None
         assert axes is not None
-        named = {_normal(axis, rank) for axis in axes}
+        named = {normal(axis, rank) for axis in axes}
         links = identity_links(rank, [axis for axis in range(rank) if axis not in named])
         reason = "Slice with bounds that are not constant"
         if starts is None or ends is None:
             return Spec(links, reason=reason)
         for position, axis in enumerate(axes):
-            axis = _normal(axis, rank)
+            axis = normal(axis, rank)
             size = known[axis]
             if size is None:
                 continue
@@ -135,51 +136,6 @@ def _python_slice(start: int, end: int, step: int) -> slice:
     if step < 0 and end < 0 and end <= -(2**30):
         return slice(start, None, step)
     return slice(start, end, step)
-
-
-@rule("Gather")
-class Gather(Mover):
-    """Selection by constant indices; an embedding keeps the axes of its table that are not looked up."""
-
-    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
-        data, index = node.inputs[0], node.inputs[1]
-        known, index_rank, out = dims.static(data), dims.rank(index), dims.static(node.outputs[0])
-        if known is None or index_rank is None or out is None:
-            return None
-        axis = _normal(node.attributes.get_int("axis", 0), len(known))
-        links = [Link(0, i, 0, i) for i in range(axis)]
-        links += [Link(0, i, 0, i + index_rank - 1) for i in range(axis + 1, len(known))]
-        size = known[axis]
-        reason = "Gather with indices that are not constant"
-        chosen = facts.constants.array(index) if facts.constants.known(index) else None
-        if chosen is None and index is not None and not is_constant(index):
-            links += [Link(1, i, 0, axis + i) for i in range(index_rank)]
-        if chosen is not None and size is not None and index_rank == 1:
-            flat = chosen.astype(np.int64)
-            if flat.size == 0 or (-size <= flat.min() and flat.max() < size):
-                links.append(Link(0, axis, 0, axis, np.where(flat < 0, flat + size, flat)))
-        elif chosen is not None and index_rank == 0 and size is not None:
-            spec = Spec(links, ((0, axis),), reason=reason, at_source=True)
-            position = int(chosen)
-            spec.extra = (axis, position + size if position < 0 else position)
-            return spec
-        return Spec(links, reason=reason, at_source=True)
-
-    def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
-
-        if isinstance(spec.extra, tuple) and not is_constant(node.inputs[0]):
-            axis, position = spec.extra
-            known = dims.static(node.inputs[0])
-            assert known is not None and known[axis] is not None
-            wanted = np.zeros(known[axis], bool)
-            wanted[position] = True
-            through_links(node, spec, facts, {0: {axis: wanted}} if not wanted.all() else None)
-            value = node.inputs[0]
-            dead = facts.dead_axes(value).get(axis)
-            if dead is not None and value is not None and facts.demand.get(node.outputs[0]) is not None:
-                facts.need_physically(value, axis, wanted & dead.mask)
-            return
-        through_links(node, spec, facts)
 
 
 @rule("Pad")
@@ -244,8 +200,8 @@ def pads_of(node: ir.Node, rank: int, facts: Facts) -> list[int] | None:
             return None
         whole = [0] * (2 * rank)
         for position, axis in enumerate(axes):
-            whole[_normal(axis, rank)] = pads[position]
-            whole[rank + _normal(axis, rank)] = pads[len(axes) + position]
+            whole[normal(axis, rank)] = pads[position]
+            whole[rank + normal(axis, rank)] = pads[len(axes) + position]
         return whole
     return pads if len(pads) == 2 * rank else None
 
@@ -259,40 +215,6 @@ def _pad_value(node: ir.Node, facts: Facts) -> np.ndarray | None:
         value = facts.constants.array(node.inputs[2])
         return None if value is None or value.size != 1 else value.reshape(()).astype(dtype)
     return np.asarray(node.attributes.get_float("value", 0.0)).astype(dtype)
-
-
-@rule("ScatterND")
-class ScatterND(Mover):
-    """Rows of ``updates`` at constant, distinct indices along the first axis, rows of ``data`` elsewhere."""
-
-    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
-        data, index, updates = node.inputs[:3]
-        known, rows = dims.static(data), dims.static(updates)
-        if known is None or rows is None or not known or known[0] is None or len(known) != len(rows):
-            return None
-        if node.attributes.get_string("reduction", "none") != "none" or not facts.constants.known(index):
-            return None
-        chosen = facts.constants.array(index)
-        if chosen is None or chosen.ndim != 2 or chosen.shape[1] != 1 or rows[0] != chosen.shape[0]:
-            return None
-        flat = chosen[:, 0].astype(np.int64)
-        flat = np.where(flat < 0, flat + known[0], flat)
-        if np.unique(flat).size != flat.size:
-            return None
-        from_updates = np.full(known[0], -1)
-        from_updates[flat] = np.arange(flat.size)
-        from_data = np.where(from_updates < 0, np.arange(known[0]), -1)
-        links = [Link(0, 0, 0, 0, from_data), Link(2, 0, 0, 0, from_updates)]
-        out = dims.sizes(node.outputs[0])
-        for operand, value in ((0, data), (2, updates)):
-            value_sizes = dims.sizes(value)
-            assert value_sizes is not None
-            links += [
-                Link(operand, axis, 0, axis)
-                for axis in range(1, len(known))
-                if out is not None and dims.provably_equal(value_sizes[axis], out[axis])
-            ]
-        return Spec(links, reason="ScatterND overwrites rows")
 
 
 @rule("Expand")
@@ -330,7 +252,7 @@ class Expand(Mover):
 
 @rule("Tile")
 class Tile(Mover):
-    """Repetition by constants: ``index = arange(n) repeated``."""
+    """Repetition by constants: ``index = arange(n) repeated``. Repeated positions live and die together."""
 
     def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
         known = dims.static(node.inputs[0])
@@ -338,46 +260,29 @@ class Tile(Mover):
         if known is None or repeats is None or len(repeats) != len(known) or len(node.inputs) != 2:
             return None
         links = [Link(0, axis, 0, axis) for axis, count in enumerate(repeats) if count == 1]
+        for axis, count in enumerate(repeats):
+            size = known[axis]
+            if count > 1 and size is not None:
+                links.append(Link(0, axis, 0, axis, np.tile(np.arange(size), count)))
         return Spec(links, reason="Tile repeats this axis")
 
 
-@rule("Resize", "Upsample")
-class Resize(Mover):
-    """Axes of scale one are left as they are."""
+@rule("ConstantOfShape")
+class ConstantOfShape(Mover):
+    """One constant everywhere, whatever the shape."""
 
     def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
-        known, out = dims.static(node.inputs[0]), dims.static(node.outputs[0])
-        if known is None or out is None or len(known) != len(out):
-            return None
-        if node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-            return None
-        unchanged = set(range(len(known)))
-        axes = node.attributes.get_ints("axes", tuple(range(len(known))))
-        named = [_normal(axis, len(known)) for axis in axes]
-        operand = 2 if len(node.inputs) > 2 or (node.op_type == "Resize" and node.version not in (None, 10)) else 1
-        scales = None
-        if node.op_type == "Upsample" and "scales" in node.attributes:
-            scales = list(node.attributes.get_floats("scales", ()))
-        elif len(node.inputs) > operand and node.inputs[operand] is not None:
-            array = facts.constants.array(node.inputs[operand])
-            scales = None if array is None or array.size == 0 else [float(x) for x in array.ravel()]
-        elif len(node.inputs) == 2:
-            array = facts.constants.array(node.inputs[1])
-            scales = None if array is None or array.size == 0 else [float(x) for x in array.ravel()]
-        if scales is not None:
-            if len(scales) != len(named):
-                return None
-            unchanged -= {axis for axis, scale in zip(named, scales, strict=True) if scale != 1.0}
-        else:
-            if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
-                return None
-            unchanged -= {axis for axis in named if known[axis] is None or known[axis] != out[axis]}
-        return Spec(identity_links(len(known), sorted(unchanged)), reason="Resize mixes this axis")
+        return Spec([])
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
-        # Interpolation of a constant is that constant; extrapolation is not.
-        if node.attributes.get_float("extrapolation_value", 0.0) == 0.0:
-            super().forward(node, spec, facts)
+        out = node.outputs[0]
+        known, dtype = dims.static(out), out.dtype
+        if known is None or dtype is None or dtype == ir.DataType.STRING:
+            return
+        fill = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1)
+        for axis, size in enumerate(known):
+            if size:
+                facts.set_dead(out, axis, np.ones(size, bool), np.full(size, fill.reshape(-1)[0], dtype.numpy()))
 
 
 @rule("Shape", "Size")

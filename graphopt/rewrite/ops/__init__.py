@@ -1,3 +1,13 @@
 """How each operator is rewritten when its axes are narrowed. One family a file, named like ``facts/ops``."""
 
-from graphopt.rewrite.ops import contraction, elementwise, movement, recurrent, reduction, shaping  # noqa: F401
+from graphopt.rewrite.ops import (  # noqa: F401
+    channel_blocks,
+    contraction,
+    elementwise,
+    gathering,
+    movement,
+    recurrent,
+    reduction,
+    sampling,
+    shaping,
+)

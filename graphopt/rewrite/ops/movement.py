@@ -6,14 +6,15 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
+from graphopt.facts.ops.movement import pads_of
 from graphopt.facts.store import Link, Spec
 from graphopt.plan.classes import Layout
 from graphopt.rewrite import moves
 from graphopt.rewrite.edit import Cursor, Edit
-from graphopt.rewrite.rules import by_links, outputs_narrowed, patch_shape, rewrites, set_ints, wanted_by_links
+from graphopt.rewrite.rules import by_links, outputs_narrowed, rewrites, set_ints, wanted_by_links
 
 
-def _dense_index(link: Link, have: np.ndarray | None, want: np.ndarray | None, size: int) -> np.ndarray:
+def dense_index(link: Link, have: np.ndarray | None, want: np.ndarray | None, size: int) -> np.ndarray:
     """Return, for every kept output position, its place in the dense input (``-1``: not from this input)."""
     assert link.index is not None
     index = link.index if want is None else link.index[want]
@@ -32,14 +33,16 @@ def _index_of_axis(node: ir.Node, link: Link, edit: Edit) -> np.ndarray:
     have, want = edit.layout(value).get(link.axis), edit.planned(out).get(link.out_axis)
     size = original[link.axis]
     assert isinstance(size, int)
-    return _dense_index(link, have, want, size)
+    return dense_index(link, have, want, size)
 
 
-def _identity(index: np.ndarray, size: int) -> bool:
+def is_identity(index: np.ndarray, size: int) -> bool:
+    """Tell whether an index selects every position of an axis, in order."""
     return index.size == size and np.array_equal(index, np.arange(size))
 
 
-def _dense_size(value: ir.Value, axis: int) -> int:
+def dense_size(value: ir.Value, axis: int) -> int:
+    """Return the size that an axis has in the value's present form."""
     known = dims.static(value)
     assert known is not None and known[axis] is not None
     return known[axis] or 0
@@ -80,7 +83,7 @@ def split(node: ir.Node, spec: Spec, edit: Edit) -> None:
         counts = []
         for out in node.outputs:
             kept = edit.planned(out).get(axis)
-            counts.append(int(kept.size) if kept is not None else _dense_size(out, axis))
+            counts.append(int(kept.size) if kept is not None else dense_size(out, axis))
         node.attributes.pop("num_outputs", None)
         if edit.facts.opset < 13:
             node.attributes["split"] = ir.AttrInt64s("split", counts)
@@ -89,70 +92,45 @@ def split(node: ir.Node, spec: Spec, edit: Edit) -> None:
     outputs_narrowed(node, edit)
 
 
-@rewrites("Slice", "Gather", "Tile", "Pad", "Resize", "Upsample", "ScatterND")
+@rewrites("Slice", "Pad")
 def select(node: ir.Node, spec: Spec, edit: Edit) -> None:
     """Rewrite the moved axes; pass the others by their links."""
+    prepared = moved_indices(node, spec, edit)
+    if prepared is None:
+        return
+    indices, wanted = prepared
+    edit.operand(node, 0, wanted)
+    planned = edit.planned(node.outputs[0])
+    outputs_narrowed(node, edit)
+    changed = {link.axis for link in spec.links if link.axis in indices and changes(link, wanted, planned)}
+    if changed and node.op_type == "Pad":
+        _pad(node, indices, changed, edit)
+    elif changed:
+        _slice(node, indices, edit)
+
+
+def moved_indices(node: ir.Node, spec: Spec, edit: Edit) -> tuple[dict[int, np.ndarray], Layout] | None:
+    """Return (axis → index into the dense input, layout wanted of the input); ``None`` where nothing is left to do."""
     moved = [link for link in spec.links if link.index is not None]
-    out = node.outputs[0]
-    value = node.inputs[0]
+    out, value = node.outputs[0], node.inputs[0]
     assert value is not None
     if not edit.planned(out) and not any(edit.layout(v) for v in node.inputs if v is not None):
-        return
-    if node.op_type == "ScatterND":
-        _scatter(node, spec, edit)
-        return
-    if node.op_type in ("Resize", "Upsample"):
-        by_links(node, spec, edit)
-        _resize(node, edit)
-        return
-    if node.op_type == "Gather" and isinstance(spec.extra, tuple):
-        _gather_one(node, spec, edit)
-        return
+        return None
     if not moved:
         by_links(node, spec, edit)
-        return
+        return None
     wanted = wanted_by_links(node, 0, spec, edit)
     if edit.facts.constants.known(value):
         wanted = {axis: kept for axis, kept in wanted.items() if all(link.axis != axis for link in moved)}
-    if edit.form == "carried" and node.metadata_props.get(moves.ROLE) == "gather":
-        _stay_visible(node, moved[0], wanted, edit)
-        return
-    indices = {link.axis: _index_of_axis(node, link, edit) for link in moved}
-    edit.operand(node, 0, wanted)
-    changed = {link.axis for link in moved if link.axis in wanted or link.out_axis in edit.planned(out)}
-    outputs_narrowed(node, edit)
-    if not changed:
-        return
-    if node.op_type == "Pad":
-        _pad(node, indices, changed, edit)
-    elif node.op_type == "Gather":
-        ((axis, index),) = indices.items()
-        _regather(node, axis, index, edit)
-    else:
-        _slice(node, indices, changed, edit)
+    return {link.axis: _index_of_axis(node, link, edit) for link in moved}, wanted
 
 
-def _stay_visible(node: ir.Node, link: Link, wanted: Layout, edit: Edit) -> None:
-    """A gather of ours reads the original positions: the scatter ends up in front of it."""
-    assert link.index is not None
-    edit.operand(node, 0, {axis: kept for axis, kept in wanted.items() if axis != link.axis})
-    kept = edit.planned(node.outputs[0]).get(link.out_axis)
-    if kept is not None:
-        index = link.index[kept].astype(np.int64)
-        node.replace_input_with(1, edit.constant(index, f"{node.outputs[0].name}_index"))
-    outputs_narrowed(node, edit)
+def changes(link: Link, wanted: Layout, planned: Layout) -> bool:
+    """Tell whether a moved axis is narrowed on either side."""
+    return link.index is not None and (link.axis in wanted or link.out_axis in planned)
 
 
-def _regather(node: ir.Node, axis: int, index: np.ndarray, edit: Edit) -> None:
-    value = node.inputs[0]
-    assert value is not None
-    if _identity(index, _dense_size(value, axis)):
-        _replace(node, value, edit)
-        return
-    node.replace_input_with(1, edit.constant(index.astype(np.int64), f"{node.outputs[0].name}_index"))
-
-
-def _replace(node: ir.Node, value: ir.Value, edit: Edit) -> None:
+def replace_by(node: ir.Node, value: ir.Value, edit: Edit) -> None:
     """The node has become the identity: ``Identity`` stays in its place, ``tidy`` removes it."""
     out = node.outputs[0]
     users = list(out.uses())
@@ -161,22 +139,7 @@ def _replace(node: ir.Node, value: ir.Value, edit: Edit) -> None:
     edit.stand_in(out, same, users)
 
 
-def _gather_one(node: ir.Node, spec: Spec, edit: Edit) -> None:
-    """A scalar index: its place in the dense value."""
-    axis, position = spec.extra  # type: ignore[misc]
-    value = node.inputs[0]
-    assert value is not None
-    wanted = wanted_by_links(node, 0, spec, edit)
-    kept = edit.layout(value).get(axis)
-    if kept is not None and position in kept:
-        wanted[axis] = kept
-        place = int(np.searchsorted(kept, position))
-        node.replace_input_with(1, edit.constant(np.array(place, np.int64), f"{node.outputs[0].name}_index"))
-    edit.operand(node, 0, wanted)
-    outputs_narrowed(node, edit)
-
-
-def _slice(node: ir.Node, indices: dict[int, np.ndarray], changed: set[int], edit: Edit) -> None:
+def _slice(node: ir.Node, indices: dict[int, np.ndarray], edit: Edit) -> None:
     """Constant ranges of the dense value; axes whose positions are no range are gathered."""
     value, out = node.inputs[0], node.outputs[0]
     assert value is not None
@@ -184,8 +147,8 @@ def _slice(node: ir.Node, indices: dict[int, np.ndarray], changed: set[int], edi
     starts, ends, axes, steps = [], [], [], []
     gathers: list[tuple[int, np.ndarray]] = []
     for axis, index in sorted(indices.items()):
-        size = _dense_size(value, axis)
-        if _identity(index, size):
+        size = dense_size(value, axis)
+        if is_identity(index, size):
             continue
         step = int(index[1] - index[0]) if index.size > 1 else 1
         if index.size and step and np.array_equal(index, index[0] + step * np.arange(index.size)):
@@ -211,7 +174,7 @@ def _slice(node: ir.Node, indices: dict[int, np.ndarray], changed: set[int], edi
     for axis, index in gathers:
         current = moves.gather(edit, current, axis, index, place, out)
     if current is value:
-        _replace(node, value, edit)
+        replace_by(node, value, edit)
         return
     current.shape = out.shape
     edit.stand_in(out, current, users)
@@ -262,15 +225,13 @@ def _other_slices(node: ir.Node, known: set[int], edit: Edit) -> list[tuple[int,
 
 def _pad(node: ir.Node, indices: dict[int, np.ndarray], changed: set[int], edit: Edit) -> None:
     """Fewer pads where padded positions are not kept."""
-    from graphopt.facts.ops.movement import pads_of
-
     value, out = node.inputs[0], node.outputs[0]
     assert value is not None
     rank = dims.rank(value) or 0
     pads = pads_of(node, rank, edit.facts)
     assert pads is not None
     for axis in changed:
-        index, size = indices[axis], _dense_size(value, axis)
+        index, size = indices[axis], dense_size(value, axis)
         inside = np.flatnonzero(index >= 0)
         if inside.size:
             first, last = int(inside[0]), int(inside[-1])
@@ -280,7 +241,7 @@ def _pad(node: ir.Node, indices: dict[int, np.ndarray], changed: set[int], edit:
         else:
             pads[axis], pads[rank + axis] = index.size, -size
     if not any(pads):
-        _replace(node, value, edit)
+        replace_by(node, value, edit)
         return
     if len(node.inputs) < 2:
         name = "pads" if "pads" in node.attributes else "paddings"
@@ -289,61 +250,3 @@ def _pad(node: ir.Node, indices: dict[int, np.ndarray], changed: set[int], edit:
     node.replace_input_with(1, edit.constant(np.array(pads, np.int64), f"{out.name}_pads"))
     if len(node.inputs) > 3 and node.inputs[3] is not None:
         node.resize_inputs(3)
-
-
-def _resize(node: ir.Node, edit: Edit) -> None:
-    """A ``sizes`` operand names the narrowed sizes."""
-    layout = edit.planned(node.outputs[0])
-    if not layout or len(node.inputs) < 4 or node.inputs[3] is None:
-        return
-    rank = dims.rank(node.outputs[0]) or 0
-    axes = [axis + rank if axis < 0 else axis for axis in node.attributes.get_ints("axes", tuple(range(rank)))]
-    patch_shape(node, 3, edit, {axes.index(axis): int(kept.size) for axis, kept in layout.items() if axis in axes})
-
-
-def _scatter(node: ir.Node, spec: Spec, edit: Edit) -> None:
-    """Rows over fills: only the kept rows; nothing where the updates are all that is kept."""
-    data, _, updates = node.inputs[:3]
-    out = node.outputs[0]
-    assert data is not None and updates is not None
-    original = edit.sizes(out)
-    assert original is not None and isinstance(original[0], int)
-    link = next(link for link in spec.of_operand(2) if link.index is not None)
-    assert link.index is not None
-    planned = edit.planned(out)
-    rows = planned.get(0, np.arange(original[0]))
-    uncovered = rows[link.index[rows] < 0]
-    dead = edit.facts.dead_axes(edit.origin(out)).get(0)
-    fixed = dead is not None and bool(dead.mask[uncovered].all())
-    wanted: Layout = {axis: kept for axis, kept in planned.items() if axis}
-    own = edit.layout(updates).get(0)
-    if own is not None:
-        wanted[0] = own
-    if not fixed:
-        # Rows of ``data`` are computed: both stay whole along the scattered axis.
-        whole = {axis: kept for axis, kept in planned.items() if axis}
-        edit.operand(node, 0, whole)
-        edit.operand(node, 2, whole)
-        edit.narrow_value(out, whole)
-        if 0 in planned:
-            users = list(out.uses())
-            result = moves.gather(edit, out, 0, rows, Cursor(edit.graph, after=node), out)
-            edit.stand_in(out, result, users)
-            edit.layouts[result] = planned
-        return
-    dense = edit.convert(updates, wanted)
-    index = _dense_index(link, own, planned.get(0), edit.sizes(updates)[0])  # type: ignore[index,arg-type]
-    covered = np.flatnonzero(index >= 0)
-    taken = index[covered]
-    edit.narrow_value(out, planned)
-    place = Cursor(edit.graph, after=node)
-    users = list(out.uses())
-    if not _identity(taken, _dense_size(dense, 0)):
-        dense = moves.gather(edit, dense, 0, taken, place, out)
-    if covered.size == rows.size:
-        result = edit.node("Identity", [dense], place, f"{out.name}_same", dims.sizes(dense), dense)
-        edit.counts["cancelled"] += 1
-    else:
-        fill = edit.fill(out, 0, original[0])[rows]
-        result = moves.scatter(edit, dense, 0, covered, int(rows.size), fill, place, out)
-    edit.stand_in(out, result, users)
