@@ -283,7 +283,7 @@ def _in_groups(node: ir.Node, geo: Geometry, needed: np.ndarray, plan: Plan, cla
     source = None if x is None else plan.tracks.get((x, geo.x_axis))
     if x is not None and source is not None and not source.pinned:
         read = plan.facts.needed(x, geo.x_axis, source.ids.size).reshape(geo.groups, -1)
-        tie(source.ids.reshape(geo.groups, -1), read, needed.reshape(geo.groups, -1).any(axis=1), classes)
+        tie(source.ids.reshape(geo.groups, -1), read, np.any(needed.reshape(geo.groups, -1), axis=1), classes)
     return Track(output_classes(needed, geo.groups, classes))
 
 

@@ -94,7 +94,7 @@ def test_align_keeps_dead_positions() -> None:
     assert [3, 3, 3, 3] in sizes(run(chain(), "narrow{align=1},tidy")).values()
 
 
-def test_a_constant_that_is_not_zero_stays_before_zero_padding_and_goes_without() -> None:
+def test_constants_that_are_not_zero_become_a_bias_and_before_zero_padding_a_map() -> None:
     # w2 is 1x1 without padding: the constants relu(b1) of the dead rows go into its bias.
     result = run(chain(biased=True), None)
     assert [2, 3, 1, 1] in sizes(result).values()
@@ -107,8 +107,8 @@ def test_a_constant_that_is_not_zero_stays_before_zero_padding_and_goes_without(
         ],
     )
     kept = run(padded, None)
-    # Rows 0 and 3 are the constant 1 and stay as planes; rows 2 and 5 are relu(-1) = 0 and go.
-    assert sorted(sizes(kept).values()) == [[4, 5, 3, 3], [5, 3, 3, 3]]
+    # Rows 0 and 3 are the constant 1, which adds what the kind of window lets it: 3 x 3 kinds. Rows 2 and 5 are 0.
+    assert sorted(sizes(kept).values()) == [[1, 4, 3, 3], [3, 3, 3, 3], [4, 3, 3, 3]]
 
 
 def test_an_output_is_scattered_and_nothing_else() -> None:
@@ -247,4 +247,7 @@ def test_a_mask_of_ones_goes_although_sizes_are_unknown() -> None:
         return proto
 
     assert ops(graphopt.optimize(build((7, 1, 1)), passes="tidy", verify=False, measure=False).model) == ["Relu"]
-    assert ops(graphopt.optimize(build((2, 1, 1, 1)), passes="tidy", verify=False, measure=False).model) == ["Mul", "Relu"]
+    assert ops(graphopt.optimize(build((2, 1, 1, 1)), passes="tidy", verify=False, measure=False).model) == [
+        "Mul",
+        "Relu",
+    ]

@@ -3,6 +3,7 @@
 from graphopt.facts.ops import (  # noqa: F401
     channel_blocks,
     contraction,
+    convolution,
     elementwise,
     gathering,
     movement,

@@ -1,4 +1,4 @@
-"""Contractions: Conv, ConvTranspose, Gemm, MatMul.
+"""Contractions: Gemm and MatMul, and what convolutions (``convolution.py``) share with them.
 
 ``Conv: n i *s, o i *k, o -> n o *t``. Output position ``o`` is dead if for every input position ``i`` the weight is
 zero, or ``x_i`` is a zero, or ``x_i`` is another constant that contributes the same to every output pixel; the
@@ -16,7 +16,7 @@ from graphopt import dims
 from graphopt.facts.constants import is_constant
 from graphopt.facts.ops.elementwise import own_axis
 from graphopt.facts.rules import Rule, rule, through_links
-from graphopt.facts.store import Facts, Link, Mask, Partial, Spec
+from graphopt.facts.store import Dead, Facts, Link, Mask, Partial, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Geometry:
 
     ``x``/``w``/``bias`` are input positions; ``w_in``/``w_out`` axes of the weight; ``position_dependent`` tells that
     a nonzero constant channel does not contribute the same to every output element (zero padding, batched weights).
+    Of quantized operands, zero is the zero point: ``x_zero``, and ``w_zero`` shaped to broadcast against the weight.
     """
 
     x: int
@@ -38,6 +39,12 @@ class Geometry:
     position_dependent: bool = False
     alpha: float = 1.0
     beta: float = 1.0
+    x_zero: int = 0
+    w_zero: np.ndarray | None = None
+    silent: Mask | None = None
+    """``[i]`` (bool): inputs that are at a zero point which is not known before the model runs."""
+    ranged: bool = False
+    """The operator reads every input that is not zero, whatever its weights: it looks for the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,8 @@ class Depthwise:
 
     padded: bool
     """Zeros may reach the border of its input."""
+    x_zero: int = 0
+    w_zero: np.ndarray | None = None
 
 
 def geometry(spec: Spec) -> Geometry | None:
@@ -66,7 +75,7 @@ def weights_nonzero(node: ir.Node, geo: Geometry, facts: Facts) -> Mask | None:
     """
     value = node.inputs[geo.w]
     assert value is not None
-    found = facts.constants.nonzero(value, geo.w_out, geo.w_in)
+    found = facts.constants.nonzero(value, geo.w_out, geo.w_in, geo.w_zero)
     if found is None:
         return None
     if geo.groups == 1:
@@ -76,34 +85,107 @@ def weights_nonzero(node: ir.Node, geo: Geometry, facts: Facts) -> Mask | None:
     return found.reshape(found.shape[0], geo.groups, -1).transpose(1, 0, 2)
 
 
-def contribution(node: ir.Node, geo: Geometry, fill: np.ndarray, facts: Facts) -> np.ndarray:
-    """Return ``[o]`` (float64): what constant inputs of values ``fill`` (``[i]``, zero for others) add to the outputs.
+def canonical(weight: np.ndarray, geo: Geometry) -> np.ndarray:
+    """Return a view or copy ``[groups, o, i, ...]`` of a weight: outputs and inputs of every group, then the rest."""
+    if geo.groups == 1:
+        return np.moveaxis(weight, (geo.w_out, geo.w_in), (0, 1))[None]
+    grouped = weight.reshape(geo.groups, -1, *weight.shape[1:])
+    return grouped if geo.w_out < geo.w_in else grouped.swapaxes(1, 2)
 
-    Only meaningful where the geometry is not position dependent, and for one group.
+
+def original(weight: np.ndarray, geo: Geometry) -> np.ndarray:
+    """Return what ``canonical`` was given."""
+    if geo.groups == 1:
+        return np.moveaxis(weight[0], (0, 1), (geo.w_out, geo.w_in))
+    turned = weight if geo.w_out < geo.w_in else weight.swapaxes(1, 2)
+    return turned.reshape(-1, *turned.shape[2:])
+
+
+def spread_sums(node: ir.Node, geo: Geometry, fill: np.ndarray, facts: Facts) -> np.ndarray:
+    """Return ``[o, ...]`` (float64): ``sum_i fill[i] * W[o, i, ...]``, for ``fill`` ``[i]`` (zero where not asked for).
+
+    The outputs of all groups in a row; behind them the axes of the weight that are neither input nor output.
     """
     value = node.inputs[geo.w]
     assert value is not None
-    columns = np.flatnonzero(fill)
     weight = facts.constants.array(value)
     assert weight is not None
-    taken = np.take(weight, columns, axis=geo.w_in)
+    if geo.w_zero is not None:
+        weight = weight.astype(np.float64) - geo.w_zero
+    fills = fill.astype(np.float64).reshape(geo.groups, -1)
+    columns = np.flatnonzero(fills.any(axis=0))
+    taken = canonical(weight, geo)[:, :, columns].astype(np.float64)
     facts.constants.release(value)
-    rest = tuple(i for i in range(taken.ndim) if i not in (geo.w_in, geo.w_out))
-    summed = taken.sum(axis=rest, dtype=np.float64) if rest else taken.astype(np.float64)
-    matrix = summed if geo.w_out < geo.w_in else summed.T
-    return geo.alpha * (matrix @ fill[columns].astype(np.float64))
+    summed = np.einsum("goi...,gi->go...", taken, fills[:, columns])
+    return geo.alpha * summed.reshape(-1, *summed.shape[2:])
+
+
+def contribution(node: ir.Node, geo: Geometry, fill: np.ndarray, facts: Facts) -> np.ndarray:
+    """Return ``[o]`` (float64): what constant inputs of values ``fill`` (``[i]``, zero for others) add to the outputs.
+
+    Only meaningful where the geometry is not position dependent.
+    """
+    sums = spread_sums(node, geo, fill, facts)
+    return sums.sum(axis=tuple(range(1, sums.ndim)))
+
+
+def relative_fills(dead: Dead, geo: Geometry) -> np.ndarray:
+    """Return ``[i]`` (float64): how far the constants are from the zero point; zero where there is none."""
+    return np.where(dead.mask, dead.fill.astype(np.float64) - geo.x_zero, 0)
 
 
 def live_inputs(x: ir.Value, size: int, geo: Geometry, facts: Facts) -> tuple[Mask, np.ndarray]:
-    """Return (live, fill), each ``[size]``: inputs that must be multiplied, and the constants of the others."""
+    """Return (live, fill), each ``[size]``: inputs that must be multiplied, and the constants of the others.
+
+    Constants are relative to the operand's zero point.
+
+    Where the geometry is position dependent, constants that are not zero count as live.
+    """
     dead = facts.dead_axes(x).get(geo.x_axis)
     if dead is None:
-        return np.ones(size, bool), np.zeros(size)
+        return np.ones(size, bool) if geo.silent is None else ~geo.silent, np.zeros(size)
     live = ~dead.mask
-    fill = np.where(dead.mask, dead.fill, 0).astype(np.float64)
-    if geo.position_dependent or geo.groups > 1:
+    fill = relative_fills(dead, geo)
+    if geo.position_dependent:
         live = live | (fill != 0)
     return live, np.where(live, 0, fill)
+
+
+def constants_at_border(x: ir.Value, size: int, geo: Geometry, facts: Facts) -> np.ndarray | None:
+    """Return ``[size]`` (float64): constants that do not contribute the same everywhere, zero for all other inputs.
+
+    ``None`` where there are none.
+    """
+    dead = facts.dead_axes(x).get(geo.x_axis)
+    if dead is None or not geo.position_dependent:
+        return None
+    fill = relative_fills(dead, geo)
+    return fill if fill.any() else None
+
+
+def merged_inputs(columns: Mask, constants: np.ndarray, chosen: np.ndarray, geo: Geometry) -> Mask:
+    """Return ``[i]`` (bool): which of the inputs read are constants that ``Facts.borders`` takes out of their group."""
+    merged = columns & (constants != 0)
+    if chosen.size:
+        merged &= np.isin(
+            np.arange(columns.size) // (columns.size // geo.groups), chosen // (columns.size // geo.groups)
+        )
+    return merged
+
+
+def standing(merged: Mask, chosen: np.ndarray, geo: Geometry) -> np.ndarray:
+    """Return the chosen planes of those groups that have something merged."""
+    width = merged.size // geo.groups
+    return chosen[np.any(merged.reshape(geo.groups, -1), axis=1)[chosen // width]]
+
+
+def read_inputs(nonzero: Mask, rows: Mask, geo: Geometry) -> Mask:
+    """Return ``[i]`` (bool): inputs, of all groups, with a weight (``[groups, o, i]``) to one of ``rows`` (``[o]``)."""
+    if geo.ranged:
+        return np.ones(nonzero.shape[0] * nonzero.shape[2], bool)
+    if nonzero.shape[0] == 1:
+        return (nonzero[0] if rows.all() else nonzero[0][rows]).any(axis=0)
+    return (nonzero & rows.reshape(nonzero.shape[0], -1, 1)).any(axis=1).ravel()
 
 
 class Contraction(Rule):
@@ -137,13 +219,18 @@ class Contraction(Rule):
             value += contribution(node, geo, fill, facts)
         bias = node.inputs[geo.bias] if geo.bias is not None and geo.bias < len(node.inputs) else None
         if bias is not None:
-            along = facts.along(bias, own_axis(bias, geo.out_axis, len(known)) if node.op_type == "Gemm" else 0, size)
+            aligned = own_axis(bias, geo.out_axis, len(known)) if isinstance(self, Gemm) else 0
+            along = facts.along(bias, aligned, size)
             if along is None:
                 return
             mask &= along[0]
             value += geo.beta * np.where(along[0], along[1], 0).astype(np.float64)
+        self.settle(node, geo.out_axis, mask, value, facts)
+
+    def settle(self, node: ir.Node, axis: int, mask: Mask, sums: np.ndarray, facts: Facts) -> None:
+        """Record that the outputs of ``mask`` (``[o]``) hold the constants ``sums`` (float64), bias included."""
         out = node.outputs[0]
-        facts.set_dead(out, geo.out_axis, mask, value.astype(out.dtype.numpy()) if out.dtype is not None else value)
+        facts.set_dead(out, axis, mask, sums.astype(out.dtype.numpy()) if out.dtype is not None else sums)
 
     def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         geo = geometry(spec)
@@ -159,15 +246,13 @@ class Contraction(Rule):
             through_links(node, spec, facts)
             return
         live, _ = live_inputs(x, size, geo, facts)
-        rows = facts.demanded(out, geo.out_axis, nonzero.shape[0] * nonzero.shape[1])
-        dead_out = facts.dead_axes(out).get(geo.out_axis)
-        if dead_out is not None:
-            rows = rows & ~dead_out.mask
-        if geo.groups == 1:
-            columns = (nonzero[0] if rows.all() else nonzero[0][rows]).any(axis=0) & live
-        else:
-            # A group is kept or dropped as a whole; what is dead inside a kept group must be there as planes.
-            columns = np.repeat(rows.reshape(geo.groups, -1).any(axis=1), size // geo.groups)
+        columns = read_inputs(nonzero, live_rows(node, geo, nonzero, facts), geo) & live
+        constants = constants_at_border(x, size, geo, facts)
+        chosen = facts.borders.get(node)
+        if constants is not None and chosen is not None:
+            merged = merged_inputs(columns, constants, chosen, geo)
+            columns &= ~merged
+            columns[standing(merged, chosen, geo)] = True
         partial: Partial = {}
         if not columns.all():
             partial[geo.x_axis] = columns
@@ -177,120 +262,17 @@ class Contraction(Rule):
             facts.need_physically(x, geo.x_axis, columns & dead_in.mask)
 
 
-def _spatial_padding(node: ir.Node) -> bool:
-    """Tell whether zeros may reach the border of a convolution's input."""
-    automatic = node.attributes.get_string("auto_pad", "NOTSET")
-    if automatic == "VALID":
-        return False
-    return automatic != "NOTSET" or any(node.attributes.get_ints("pads", ()))
+def live_rows(node: ir.Node, geo: Geometry, nonzero: Mask, facts: Facts) -> Mask:
+    """Return ``[o]`` (bool): outputs, of all groups, that are demanded and no constants."""
+    out = node.outputs[0]
+    rows = facts.demanded(out, geo.out_axis, nonzero.shape[0] * nonzero.shape[1])
+    dead = facts.dead_axes(out).get(geo.out_axis)
+    return rows if dead is None else rows & ~dead.mask
 
 
-def _bias_operand(node: ir.Node, position: int) -> int | None:
+def bias_operand(node: ir.Node, position: int) -> int | None:
+    """Return the position of a bias that is there."""
     return position if len(node.inputs) > position and node.inputs[position] is not None else None
-
-
-@rule("Conv")
-class Conv(Contraction):
-    """``n i *s, o i *k, o -> n o *t``; depthwise: ``n c *s, c 1 *k, c -> n c *t`` (an elementwise link)."""
-
-    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
-        x, w = node.inputs[0], node.inputs[1]
-        known, weight = dims.static(x), dims.static(w)
-        if known is None or weight is None or dims.rank(node.outputs[0]) != len(known) or len(weight) < 2:
-            return None
-        links = [Link(0, 0, 0, 0)]
-        groups = node.attributes.get_int("group", 1)
-        bias = _bias_operand(node, 2)
-        if not facts.constants.known(w) or weight[0] is None:
-            return Spec(links, reason="its weight is not a constant", at_source=True)
-        links.append(Link(1, 0, 0, 1))
-        if bias is not None:
-            links.append(Link(2, 0, 0, 1))
-        padded = _spatial_padding(node)
-        if known[1] is None:
-            return Spec(links, reason="its number of input channels is unknown", at_source=True)
-        if groups > 1 and weight[1] == 1:
-            links.append(Link(0, 1, 0, 1, np.repeat(np.arange(groups), weight[0] // groups)))
-            return Spec(links, reason="convolution windows overlap", at_source=True, extra=Depthwise(padded))
-        geo = Geometry(0, 1, 1, 1, 0, 1, bias, groups, position_dependent=padded)
-        return Spec(links, ((0, 1),), reason="convolution windows overlap", at_source=True, extra=geo)
-
-    def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
-        if not isinstance(spec.extra, Depthwise):
-            super().forward(node, spec, facts)
-            return
-        x, w = node.inputs[0], node.inputs[1]
-        known = dims.static(x)
-        assert x is not None and w is not None and known is not None
-        nonzero = facts.constants.nonzero(w, 0, 1)
-        along = facts.along(x, 1, known[1] or 0)
-        if nonzero is None or (along is None and nonzero.all()):
-            return
-        multiplier = nonzero.shape[0] // (known[1] or 1)
-        zero_weights = ~nonzero[:, 0] if facts.is_finite(x) else np.zeros(nonzero.shape[0], bool)
-        mask, fill = zero_weights, np.zeros(nonzero.shape[0])
-        if along is not None:
-            dead, constant = (np.repeat(part, multiplier) for part in along)
-            uniform = dead & (constant == 0) if spec.extra.padded else dead
-            weight = facts.constants.array(w)
-            assert weight is not None
-            sums = weight.reshape(weight.shape[0], -1).astype(np.float64).sum(axis=1)
-            fill = np.where(uniform & ~zero_weights, constant * sums, 0)
-            mask = zero_weights | uniform
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if bias is not None:
-            array = facts.constants.array(bias)
-            if array is None:
-                return
-            fill = fill + array.astype(np.float64)
-        out = node.outputs[0]
-        facts.set_dead(out, 1, mask, fill.astype(out.dtype.numpy()) if out.dtype is not None else fill)
-
-    def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
-        super().backward(node, spec, facts)
-        x = node.inputs[0]
-        out_sizes = dims.static(node.outputs[0])
-        if (
-            not isinstance(spec.extra, Depthwise)
-            or x is None
-            or out_sizes is None
-            or facts.demand.get(node.outputs[0]) is None
-        ):
-            return
-        dead_in = facts.dead_axes(x).get(1)
-        if dead_in is None or out_sizes[1] is None:
-            return
-        # A constant that padding turns into a border needs its plane.
-        needed = facts.needed(node.outputs[0], 1, out_sizes[1])
-        mask = np.zeros(dead_in.mask.size, bool)
-        index = spec.of_operand(0)[-1].index
-        assert index is not None
-        mask[index[needed]] = True
-        facts.need_physically(x, 1, mask & dead_in.mask)
-
-
-@rule("ConvTranspose")
-class ConvTranspose(Contraction):
-    """``n i *s, i o *k, o -> n o *t``; windows overlap unevenly, so that only zeros are uniform."""
-
-    def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
-        known, weight = dims.static(node.inputs[0]), dims.static(node.inputs[1])
-        if known is None or weight is None or dims.rank(node.outputs[0]) != len(known) or known[1] is None:
-            return None
-        links = [Link(0, 0, 0, 0)]
-        groups = node.attributes.get_int("group", 1)
-        bias = _bias_operand(node, 2)
-        if not facts.constants.known(node.inputs[1]) or weight[1] is None:
-            return Spec(links, reason="its weight is not a constant", at_source=True)
-        if groups == 1:
-            links.append(Link(1, 1, 0, 1))
-        else:
-            # The weight holds the outputs of one group; its groups lie along its input axis.
-            links.append(Link(1, 1, 0, 1, np.tile(np.arange(weight[1]), groups)))
-        if bias is not None:
-            links.append(Link(2, 0, 0, 1))
-        geo = Geometry(0, 1, 1, 0, 1, 1, bias, groups, position_dependent=True)
-        return Spec(links, ((0, 1),), reason="convolution windows overlap", at_source=True, extra=geo)
 
 
 @rule("Gemm")
@@ -306,7 +288,7 @@ class Gemm(Contraction):
         a_in = 0 if node.attributes.get_int("transA", 0) else 1
         b_in = 1 if node.attributes.get_int("transB", 0) else 0
         alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
-        bias = _bias_operand(node, 2)
+        bias = bias_operand(node, 2)
         links = [Link(0, 1 - a_in, 0, 0), Link(1, 1 - b_in, 0, 1)]
         pinned: set[tuple[int, int]] = set()
         if bias is not None:

@@ -6,12 +6,25 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
-from graphopt.facts.ops.contraction import Depthwise, Geometry, contribution, geometry, live_inputs, weights_nonzero
+from graphopt.facts.ops.contraction import (
+    Depthwise,
+    Geometry,
+    constants_at_border,
+    contribution,
+    geometry,
+    live_inputs,
+    merged_inputs,
+    read_inputs,
+    standing,
+    weights_nonzero,
+)
 from graphopt.facts.store import Spec
 from graphopt.plan.classes import Layout
 from graphopt.plan.widths import contraction_gathers
-from graphopt.rewrite import weights
-from graphopt.rewrite.edit import Cursor, Edit
+from graphopt.rewrite import quantized
+from graphopt.rewrite.edit import Edit
+from graphopt.rewrite.ops.biases import BorderMap, add_bias, merged_weight
+from graphopt.rewrite.ops.grouped import choose, depthwise, narrow_weight
 from graphopt.rewrite.rules import by_links, outputs_narrowed, rewrites, wanted_by_links
 
 
@@ -22,27 +35,11 @@ def contraction(node: ir.Node, spec: Spec, edit: Edit) -> None:
     if geo is not None:
         _constant_weights(node, spec, geo, edit)
     elif isinstance(spec.extra, Depthwise):
-        _depthwise(node, spec, edit)
+        depthwise(node, spec, edit)
     elif spec.products:
         _live_product(node, spec, edit)
     else:
         by_links(node, spec, edit)
-
-
-def _depthwise(node: ir.Node, spec: Spec, edit: Edit) -> None:
-    out = node.outputs[0]
-    kept = edit.planned(out).get(1)
-    wanted = wanted_by_links(node, 0, spec, edit)
-    if kept is not None:
-        index = next(link.index for link in spec.of_operand(0) if link.index is not None)
-        channels = np.unique(index[kept])
-        wanted[1] = channels
-        node.attributes["group"] = ir.AttrInt64("group", int(channels.size))
-    edit.operand(node, 0, wanted)
-    for operand in range(1, len(node.inputs)):
-        if node.inputs[operand] is not None:
-            edit.operand(node, operand, wanted_by_links(node, operand, spec, edit))
-    outputs_narrowed(node, edit)
 
 
 def _live_product(node: ir.Node, spec: Spec, edit: Edit) -> None:
@@ -76,91 +73,126 @@ def _constant_weights(node: ir.Node, spec: Spec, geo: Geometry, edit: Edit) -> N
         by_links(node, spec, edit)
         return
     live, fill = live_inputs(x, channels, geo, edit.facts)
+    extra = contribution(node, geo, fill, edit.facts) if fill.any() else None
     rows = edit.planned(out).get(geo.out_axis)
+    rows = np.arange(nonzero.shape[0] * nonzero.shape[1]) if rows is None else rows
+    have = _mask(edit.layout(x).get(geo.x_axis), channels)
+    columns = read_inputs(nonzero, _mask(rows, nonzero.shape[0] * nonzero.shape[1]), geo) & live
+    columns, border = _without_constants(node, geo, columns, edit)
+    columns &= have
+    visible = edit.form == "carried" and not have.all()
     wanted = wanted_by_links(node, geo.x, spec, edit)
-    have = edit.layout(x).get(geo.x_axis)
-    have = np.arange(live.size) if have is None else have
     if geo.groups > 1:
-        read = _kept_groups(node, geo, rows, live.size, nonzero, edit)
-        needed = read
+        groups = choose(
+            geo, _mask(rows, nonzero.shape[0] * nonzero.shape[1]), have, columns, gathers=_gathers_any(edit)
+        )
+        rows, read = groups.rows(), groups.columns()
+        node.attributes["group"] = ir.AttrInt64("group", int(groups.kept.size))
     else:
-        matrix = nonzero[0] if rows is None else nonzero[0][rows]
-        wanted_columns = matrix.any(axis=0) & live
-        if have.size < live.size:
-            present = np.zeros(live.size, bool)
-            present[have] = True
-            wanted_columns &= present
-        needed = np.flatnonzero(wanted_columns)
-        read = have
-        if needed.size < have.size and _gathers(node, geo, needed, have, matrix, edit):
-            read = needed if needed.size else have[:1]  # one channel, silenced, where all are constants
-    if read.size < live.size:
+        groups, needed = None, np.flatnonzero(columns)
+        read = np.flatnonzero(have)
+        if needed.size < read.size and _gathers(node, geo, needed, read, rows.size, edit):
+            read = needed if needed.size else read[:1]  # one channel, silenced, where all are constants
+    if read.size < channels:
         wanted[geo.x_axis] = read
-    extra = contribution(node, geo, fill, edit.facts) if fill.any() and geo.groups == 1 else None
-    visible = edit.form == "carried" and have.size < live.size
     edit.operand(node, geo.x, wanted, visible=visible)
-    _weight(node, spec, geo, rows, read, needed, live.size, nonzero, edit)
-    if extra is not None and rows is not None:
-        extra = extra[rows]
+    if groups is not None:
+        narrow_weight(node, geo, groups, edit)
+    else:
+        _weight(node, spec, geo, rows, read, np.flatnonzero(columns), nonzero, edit)
     if geo.bias is not None and geo.bias < len(node.inputs) and node.inputs[geo.bias] is not None:
-        edit.operand(node, geo.bias, wanted_by_links(node, geo.bias, spec, edit))
-    outputs_narrowed(node, edit)
-    if extra is not None and extra.any():
-        _add_bias(node, geo, extra, edit)
+        own = wanted_by_links(node, geo.bias, spec, edit)
+        edit.operand(node, geo.bias, own if groups is None else {0: rows} if rows.size < nonzero[..., 0].size else {})
+    for link in spec.links:  # what is given for every output: scales, zero points, a second summand
+        if link.operand not in (geo.x, geo.w, geo.bias) and link.out_axis == geo.out_axis:
+            own = wanted_by_links(node, link.operand, spec, edit)
+            own.pop(link.axis, None)
+            edit.operand(node, link.operand, own if rows.size == nonzero[..., 0].size else {**own, link.axis: rows})
+    layout = dict(edit.planned(out))
+    if rows.size < nonzero.shape[0] * nonzero.shape[1]:
+        layout[geo.out_axis] = rows
+    else:
+        layout.pop(geo.out_axis, None)
+    edit.narrow_value(out, layout)
+    if border is not None:
+        border.add(node, geo, rows, edit)
+    if extra is not None and extra[rows].any():
+        add_bias(node, geo, extra[rows], edit)
+    if layout.keys() != edit.planned(out).keys() or rows.size != edit.planned(out).get(geo.out_axis, rows).size:
+        _select(out, edit)
 
 
-def _gathers(
-    node: ir.Node, geo: Geometry, needed: np.ndarray, have: np.ndarray, matrix: np.ndarray, edit: Edit
-) -> bool:
-    if edit.form != "composed":
-        return True
-    if edit.plan.kind == "smallest":
-        return True
-    return contraction_gathers(edit.plan.costs, node, geo, matrix.shape[0], needed.size, have.size)
+def _select(out: ir.Value, edit: Edit) -> None:
+    """Groups that had to be filled up: what the plan does not keep is computed, and left out behind the node."""
+    computed = edit.current(out)
+    users = list(computed.uses())
+    result = edit.convert(computed, edit.planned(out))
+    edit.stand_in(computed, result, users)
+    edit.layouts[result] = edit.planned(out)
 
 
-def _kept_groups(
-    node: ir.Node, geo: Geometry, rows: np.ndarray | None, channels: int, nonzero: np.ndarray, edit: Edit
-) -> np.ndarray:
-    if rows is None:
-        return np.arange(channels)
-    per_group = nonzero.shape[1]
-    kept = np.unique(rows // per_group)
-    node.attributes["group"] = ir.AttrInt64("group", int(kept.size))
-    width = channels // geo.groups
-    return (kept[:, None] * width + np.arange(width)).ravel()
+def _mask(positions: np.ndarray | None, size: int) -> np.ndarray:
+    mask = np.full(size, positions is None)
+    if positions is not None:
+        mask[positions] = True
+    return mask
+
+
+def _without_constants(
+    node: ir.Node, geo: Geometry, columns: np.ndarray, edit: Edit
+) -> tuple[np.ndarray, BorderMap | None]:
+    """Take constants in front of zero padding out of what is read, as the plan has chosen; return what is left.
+
+    One plane that stands for them has got their weights then; or they are in the map that is returned.
+    """
+    x, chosen = node.inputs[geo.x], edit.facts.borders.get(node)
+    assert x is not None
+    constants = constants_at_border(x, columns.size, geo, edit.facts)
+    if constants is None or chosen is None:
+        return columns, None
+    merged = merged_inputs(columns, constants, chosen, geo)
+    if not merged.any():
+        return columns, None
+    fill = np.where(merged, constants, 0)
+    left = columns & ~merged
+    if not chosen.size:
+        return left, BorderMap(node, geo, fill, edit)
+    stand = standing(merged, chosen, geo)
+    left[stand] = True
+    if (merged & ~left).any():
+        node.replace_input_with(geo.w, merged_weight(node, geo, fill, stand, edit))
+    return left, None
+
+
+def _gathers_any(edit: Edit) -> bool:
+    return edit.form != "composed" or edit.plan.kind == "smallest"
+
+
+def _gathers(node: ir.Node, geo: Geometry, needed: np.ndarray, have: np.ndarray, outputs: int, edit: Edit) -> bool:
+    return _gathers_any(edit) or contraction_gathers(edit.plan.costs, node, geo, outputs, needed.size, have.size)
 
 
 def _weight(
     node: ir.Node,
     spec: Spec,
     geo: Geometry,
-    rows: np.ndarray | None,
+    rows: np.ndarray,
     read: np.ndarray,
     needed: np.ndarray,
-    channels: int,
     nonzero: np.ndarray,
     edit: Edit,
 ) -> None:
     value = node.inputs[geo.w]
     assert value is not None
     wanted = wanted_by_links(node, geo.w, spec, edit)
-    if geo.groups > 1:
-        if node.op_type == "ConvTranspose":
-            wanted.pop(geo.w_out, None)
-            if read.size < channels:
-                wanted[geo.w_in] = read
-    else:
-        if rows is not None:
-            wanted[geo.w_out] = rows
-        if read.size < channels:
-            wanted[geo.w_in] = read
-    if geo.groups == 1 and (read.size > needed.size or not needed.size):
-        silent = np.setdiff1d(read, needed)
-        matrix = nonzero[0] if rows is None else nonzero[0][rows]
-        if matrix[:, silent].any():
-            value = _silence(value, geo, silent, edit)
-            node.replace_input_with(geo.w, value)
+    if rows.size < nonzero.shape[1]:
+        wanted[geo.w_out] = rows
+    if read.size < nonzero.shape[2]:
+        wanted[geo.w_in] = read
+    silent = np.setdiff1d(read, needed)
+    if silent.size and nonzero[0][rows][:, silent].any():
+        value = _silence(value, geo, silent, edit)
+        node.replace_input_with(geo.w, value)
     result = edit.cut(value, wanted)
     if result is not node.inputs[geo.w]:
         node.replace_input_with(geo.w, result)
@@ -168,38 +200,14 @@ def _weight(
 
 def _silence(value: ir.Value, geo: Geometry, columns: np.ndarray, edit: Edit) -> ir.Value:
     """Zero the weights of inputs whose constants have gone into the bias."""
-    tensor = edit.facts.constants.tensor(value)
 
-    def compute(array: np.ndarray) -> np.ndarray:
+    def compute(array: np.ndarray, zero: np.ndarray) -> np.ndarray:
         silenced = array.copy()
-        silenced[tuple(columns if i == geo.w_in else slice(None) for i in range(array.ndim))] = 0
+        place = tuple(columns if i == geo.w_in else slice(None) for i in range(array.ndim))
+        silenced[place] = np.broadcast_to(zero if geo.w_zero is None else geo.w_zero, array.shape)[place]
         return silenced
 
-    result = weights.derived(tensor, compute, list(tensor.shape.numpy()))
     edit.counts["silenced"] += 1
-    return edit.initializer(result, f"{value.name}_masked")
-
-
-def _add_bias(node: ir.Node, geo: Geometry, extra: np.ndarray, edit: Edit) -> None:
-    """Add ``extra`` (``[o]``) to the result: in the bias where there may be one, else behind the node."""
-    out = node.outputs[0]
-    dtype = out.dtype.numpy() if out.dtype is not None else np.float32
-    edit.counts["bias"] += 1
-    if node.op_type in ("Conv", "ConvTranspose") or (node.op_type == "Gemm" and geo.out_axis == 1 and geo.beta == 1.0):
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        array = None if bias is None else edit.facts.constants.array(bias)
-        if bias is None or array is not None:
-            old = np.zeros(extra.size) if array is None else array.astype(np.float64)
-            if old.ndim <= 1 or old.shape[0] == 1:
-                folded = (np.broadcast_to(old.reshape(-1), extra.shape) + extra).astype(dtype)
-                if len(node.inputs) < 3:
-                    node.resize_inputs(3)
-                node.replace_input_with(2, edit.constant(folded, f"{out.name}_bias", out.dtype))
-                return
-    users = list(out.uses())
-    shape = [1] * (dims.rank(out) or 1)
-    shape[geo.out_axis] = extra.size
-    constant = edit.constant(extra.astype(dtype).reshape(shape), f"{out.name}_bias", out.dtype)
-    place = Cursor(edit.graph, after=node)
-    result = edit.node("Add", [out, constant], place, f"{out.name}_biased", dims.sizes(out), out)
-    edit.stand_in(out, result, users)
+    return quantized.changed(
+        value, compute, [size or 0 for size in dims.static(value) or ()], None, f"{value.name}_masked", edit
+    )

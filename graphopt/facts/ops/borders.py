@@ -1,0 +1,67 @@
+"""Which taps of a convolution's windows lie on the image, and which on its zero padding.
+
+A constant channel of value ``c`` adds ``c * sum_a W[o, a] * inside[t, a]`` to output ``t`` (for several spatial axes,
+the product of their ``inside``). That is the same for all ``t`` whose windows are cut off alike: there are few such
+kinds, however large the image is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.facts.store import Mask
+
+
+def windows(node: ir.Node) -> list[Mask] | None:
+    """Return for every spatial axis ``[t, a]`` (bool): does tap ``a`` of output ``t`` read the image?
+
+    ``None`` where a size is not known, and for padding that is not written as numbers (ConvTranspose).
+    """
+    image, kernel, result = (dims.static(value) for value in (*node.inputs[:2], node.outputs[0]))
+    if image is None or kernel is None or result is None or node.op_type not in ("Conv", "ConvTranspose"):
+        return None
+    rank = len(image) - 2
+    automatic = node.attributes.get_string("auto_pad", "NOTSET")
+    if node.op_type == "ConvTranspose" and (automatic != "NOTSET" or "output_shape" in node.attributes):
+        return None
+    strides = node.attributes.get_ints("strides", [1] * rank)
+    dilations = node.attributes.get_ints("dilations", [1] * rank)
+    pads = node.attributes.get_ints("pads", [0] * (2 * rank))
+    found = []
+    for axis in range(rank):
+        size, taps, outputs = image[2 + axis], kernel[2 + axis], result[2 + axis]
+        if size is None or taps is None or outputs is None:
+            return None
+        stride, dilation, before = strides[axis], dilations[axis], pads[axis]
+        if automatic.startswith("SAME"):
+            missing = max((outputs - 1) * stride + (taps - 1) * dilation + 1 - size, 0)
+            before = missing // 2 if automatic == "SAME_UPPER" else missing - missing // 2
+        elif automatic == "VALID":
+            before = 0
+        output, tap = np.arange(outputs)[:, None], np.arange(taps)[None, :] * dilation
+        if node.op_type == "Conv":
+            place = output * stride + tap - before
+            found.append((place >= 0) & (place < size))
+        else:
+            place = output + before - tap
+            found.append((place % stride == 0) & (place >= 0) & (place < size * stride))
+    return found
+
+
+def kinds(inside: Mask) -> tuple[Mask, np.ndarray]:
+    """Return the different rows of ``[t, a]``, in order of appearance, and which of them each ``t`` has."""
+    _, first, which = np.unique(inside, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size)
+    return inside[first[order]], rank[which.ravel()]
+
+
+def border_map(sums: np.ndarray, inside: list[Mask]) -> np.ndarray:
+    """Return ``[o, t...]``: what constants add to each output; ``sums`` (``[o, a...]``): they times the weights."""
+    result = sums
+    for axis, rows in enumerate(inside):
+        result = np.moveaxis(np.tensordot(result, rows.astype(np.float64), axes=(1 + axis, 1)), -1, 1 + axis)
+    return result
