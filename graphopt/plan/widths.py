@@ -9,6 +9,7 @@ over few groups each, whose least sum is found by elimination (``solve.py``), ex
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,10 +82,12 @@ def choose(
         branches: operands of joins that are scattered unless held.
         costs: of the target.
     """
-    return _Widths(plan, origins, roots, keep, branches, costs).choose()
+    return Widths(plan, origins, roots, keep, branches, costs).choose()
 
 
-class _Widths:
+class Widths:
+    """The groups of one graph, their choices, and what these cost."""
+
     def __init__(
         self,
         plan: Plan,
@@ -269,14 +272,21 @@ class _Widths:
 
     # -- the least sum ------------------------------------------------------------------------------------------------
 
+    def sizes(self) -> list[int]:
+        """Return how many choices each group has."""
+        return [group.choices for group in self.groups.values()]
+
     def choose(self) -> Choice:
-        """Solve, and say which branches are held and which dead classes are kept."""
-        kept = np.zeros(self.keep.size, bool)
-        if all(group.choices == 1 for group in self.groups.values()):
-            return Choice([], kept)
+        """Return the choice of the least sum."""
+        if all(size == 1 for size in self.sizes()):
+            return Choice([], np.zeros(self.keep.size, bool))
         number = {own: place for place, own in enumerate(self.groups)}
         tables = [Table(tuple(number[own] for own in scope), costs) for scope, costs in self._tables()]
-        values = minimise([group.choices for group in self.groups.values()], tables)
+        return self.decide(minimise(self.sizes(), tables))
+
+    def decide(self, values: Sequence[int]) -> Choice:
+        """Return what one value for each group means: branches to hold, and dead classes to keep."""
+        kept = np.zeros(self.keep.size, bool)
         held = []
         for group, value in zip(self.groups.values(), values, strict=True):
             if value >= group.levels:

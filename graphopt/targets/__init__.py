@@ -86,7 +86,7 @@ def read(text: str, path: Path) -> CostModel:
         number = content[name]
         whole = kind is int
         if isinstance(number, bool) or not isinstance(number, int if whole else int | float):
-            raise _unusable(path, f"{name} is not {'a whole' if whole else 'a'} number")
+            raise _unusable(path, f"{name} is not a {'whole ' if whole else ''}number")
         if not (number > 0 and math.isfinite(number)):
             raise _unusable(path, f"{name} is not positive")
     return CostModel(**content)

@@ -91,7 +91,7 @@ class _Builder:
 
     def __init__(self, shape: list[int]) -> None:
         self.rng = np.random.default_rng(0)
-        self.graph_input = ir.Input("x", ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT))
+        self.graph_input = ir.val("x", ir.DataType.FLOAT, shape)
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
 
