@@ -44,6 +44,20 @@ _FOREIGN = {
 }
 
 
+FATAL_ON_EMPTY = frozenset({"LSTM", "GRU", "RNN", "Einsum"})
+"""Operators that end the whole process on inputs of size 0 (onnxruntime 1.31: an abort, a division by zero)."""
+
+
+def fatal_on_empty(model: ir.Model) -> str | None:
+    """Return an operator of the model that must not be given inputs of size 0, or ``None``."""
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    for graph in graphs:
+        for node in graph.all_nodes():
+            if node.op_type in FATAL_ON_EMPTY:
+                return node.op_type
+    return None
+
+
 def session(
     model: ir.Model | str | os.PathLike[str],
     *,

@@ -153,6 +153,7 @@ class Reference:
         self._plain = runtime.session(self._source, optimize=False)
         self._interface = _interface(self._plain)
         self._narrowest = narrowest(self._model)
+        self._fatal = runtime.fatal_on_empty(self._model)
         self.skipped: list[str] = []
         self._cases = self._given(data, samples) if data is not None else self._drawn(samples)
         del self._plain  # its outputs are all that is needed from here on
@@ -282,6 +283,10 @@ class Reference:
     def _given(self, data: Any, samples: int) -> list[_Case]:
         cases = []
         for batch in feeds(data, self._model, samples=samples):
+            if self._fatal is not None and any(np.asarray(array).size == 0 for array in batch.values()):
+                raise ModelError(
+                    f"onnxruntime's {self._fatal} ends the process on empty inputs", help="leave empty batches out"
+                )
             cases.append(_Case({}, (), _shapes(batch), runtime.run(self._plain, batch), batch))
         return cases
 
@@ -331,6 +336,8 @@ class Reference:
         try:
             style = self._style
             inputs = self._inputs.draw(sizes, seed=seed, style=style)
+            if self._fatal is not None and any(array.size == 0 for array in inputs.values()):
+                return ModelError(f"onnxruntime's {self._fatal} ends the process on empty inputs")
             outputs = runtime.run(self._plain, inputs)
             if any(all_nan(output) for output in outputs):
                 style = "positive"

@@ -16,6 +16,7 @@ from graphopt import runtime
 from graphopt.errors import ModelError, UsageError
 from graphopt.model import load
 from graphopt.verify import Reference, verify
+from tests.ops.net import Net
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((8, 3, 3, 3)).astype(np.float32)
@@ -319,3 +320,16 @@ def test_the_name_is_the_function_and_the_module() -> None:
     module: Any = importlib.import_module("graphopt.verify")
     assert module(unary("y = Relu(x)"), unary("y = Relu(x)")).passed
     assert module.verify is verify
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_operators_that_end_the_process_on_empty_inputs_get_none(op: str) -> None:
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    net = Net()
+    hidden, _, *_ = net.many(op, net.input("x", 5, "N", 3), net.normal(1, gates * 4, 3), net.normal(1, gates * 4, 4),
+                             outputs=2, hidden_size=4)  # fmt: skip
+    recurrent = net.model(hidden)
+    report = verify(recurrent, recurrent)
+    assert report.passed and any(op in line for line in report.skipped)
+    with pytest.raises(ModelError, match="empty"):
+        verify(recurrent, recurrent, data=iter([{"x": np.zeros((5, 0, 3), np.float32)}]))
