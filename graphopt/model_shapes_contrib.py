@@ -161,6 +161,8 @@ _AS_FIRST_INPUT = (
 for _name in _AS_FIRST_INPUT.split():
     TABLE[MICROSOFT, _name] = _SAME
 TABLE["", "SimplifiedLayerNormalization"] = _SAME
+for _name in ("GroupNormalization", "MeanVarianceNormalization"):  # standard, but their definitions are not followed
+    TABLE["", _name] = _SAME
 
 TABLE |= {
     (MICROSOFT, "BiasDropout"): "o0 = Identity(i0)\no1 = Cast<to=9>(i0)",

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.facts.constants import is_constant
 from graphopt.facts.rules import Rule, register, rule, through_links
+from graphopt.facts.signs import is_positive
 from graphopt.facts.store import Facts, Link, Partial, Spec
 
 Function = Callable[..., np.ndarray]
@@ -359,7 +360,7 @@ class Div(Elementwise):
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         divisor = node.inputs[1]
         array = facts.constants.array(divisor) if divisor is not None and is_constant(divisor) else None
-        if array is not None and not (array == 0).any():
+        if (array is not None and not (array == 0).any()) or is_positive(divisor, facts.constants):
             super().forward(node, spec, facts)
         elif node.outputs[0].dtype is not None and node.outputs[0].dtype.is_floating_point():
             _DIVIDE.forward(node, spec, facts)

@@ -3,9 +3,13 @@
 from graphopt.rewrite.ops import (  # noqa: F401
     channel_blocks,
     contraction,
+    control,
     elementwise,
     gathering,
+    layer_norm,
     movement,
+    normalization,
+    quantized,
     recurrent,
     reduction,
     sampling,

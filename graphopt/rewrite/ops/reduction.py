@@ -10,6 +10,7 @@ from graphopt.facts.ops.reduction import absorbs_constants
 from graphopt.facts.store import Spec
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.rules import outputs_narrowed, rewrites, wanted_by_links
+from graphopt.rewrite.scales import absorbed
 
 
 @rewrites("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd",
@@ -43,7 +44,11 @@ def reduction(node: ir.Node, spec: Spec, edit: Edit) -> None:
     edit.operand(node, 0, wanted)
     outputs_narrowed(node, edit)
     if node.op_type == "ReduceMean" and share != 1.0:
-        _append(node, "Mul", share, edit)
+        if absorbed(edit.current(node.outputs[0]), share, edit):
+            edit.counts["reduced"] += 1
+            constant /= share
+        else:
+            _append(node, "Mul", share, edit)
     if constant:
         _append(node, "Add", constant, edit)
 
