@@ -78,7 +78,8 @@ class Context:
         if self._nesting is None or self._nesting:
             self._nesting = nesting(self.model.graph)
             if self._nesting:
-                self._names = (self._names or set()) | names(self.model.graph)
+                self._names = set() if self._names is None else self._names
+                self._names |= names(self.model.graph)  # in place: facts that are kept hold the same set
         return self._nesting
 
     def everywhere(self, work: Callable[[], bool]) -> bool:

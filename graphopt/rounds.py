@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphopt.context import Context
-from graphopt.errors import ModelError
 from graphopt.facts.constants import Constants
 from graphopt.facts.stats import parameters, stats
 from graphopt.model_shapes import infer_shapes
@@ -25,6 +24,7 @@ from graphopt.plan.cost import CostModel
 from graphopt.registry import Pass
 from graphopt.report.axes import axis_rows
 from graphopt.report.schema import PassRow, Report
+from graphopt.rewrite.functions import inline_functions
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,24 +53,13 @@ def prepare(model: ir.Model, settings: Settings) -> Context:
     """
     infer_shapes(model)
     if model.functions:
-        model = _inlined(model)
+        model = inline_functions(model)
+        infer_shapes(model)
     # What is only faster on some machines (wider branches, zero columns instead of gathers) is no portable choice.
     kind: Kind = "fastest" if settings.plan == "fastest" and settings.target != "portable" else "smallest"
     context = Context(model, Constants(), kind, settings.target, settings.assume_finite)
     context.costs = settings.costs
     return context
-
-
-def _inlined(model: ir.Model) -> ir.Model:
-    """Inline model-local functions, so that masks inside them can be seen; runtime operators stay calls."""
-    from onnx_ir.passes.common import InlinePass
-
-    try:
-        result = InlinePass(criteria=lambda function: function.domain != "graphopt")(model).model
-    except Exception as error:  # a recursive or malformed function: leave the model as it is
-        raise ModelError(f"its functions cannot be inlined: {error}", help="check the model-local functions") from error
-    infer_shapes(result)
-    return result
 
 
 def run(context: Context, settings: Settings, report: Report, step: Progress) -> None:

@@ -208,3 +208,92 @@ def test_names_inside_do_not_hide_names_outside() -> None:
         return net.model(net("Gemm", y, net.normal(7, 2)))
 
     examine(Case("", build, most=2 * INNER + 4 * 2 + 4 * 2))
+
+
+# -- results of an If ------------------------------------------------------------------------------------------------
+
+
+def results(
+    yes: Callable[[Body, str], str],
+    no: Callable[[Body, str], str],
+    reader: Callable[[Net, str], str] | None = None,
+    *,
+    width: int = 7,
+    condition: bool | None = None,
+) -> onnx.ModelProto:
+    """An If of (N, width) from (N, 3), and a layer of (width, 2) behind it."""
+    net = Net()
+    x = net.input("x", "N", 3)
+    flag = net.input("flag", dtype="b") if condition is None else net.constant(np.array(condition))
+    first, second = Body(net, "yes"), Body(net, "no")
+    out = ("f", ["N", width])
+    z = net(
+        "If",
+        flag,
+        then_branch=first.graph((yes(first, x), *out)),
+        else_branch=second.graph((no(second, x), *out)),
+    )
+    return net.model(reader(net, z) if reader else net("Gemm", z, net.normal(width, 2)))
+
+
+def rows(positions: Sequence[int], fill: float = 0.0, activation: str = "Relu") -> Callable[[Body, str], str]:
+    """A layer with dead rows, which hold `fill`."""
+
+    def make(body: Body, x: str) -> str:
+        bias = dead(body.normal(7), 0, positions, fill)
+        return body(activation, body("Gemm", x, dead(body.normal(7, 3), 0, positions), bias, transB=1))
+
+    return make
+
+
+def unread(net: Net, z: str) -> str:
+    return net("Gemm", z, dead(net.normal(7, 2), 0, DEAD))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("dead in both branches", lambda: results(rows(DEAD), rows(DEAD)), most=2 * 4 * 4 + 4 * 2),
+        Case(
+            "the same constants in both",
+            lambda: results(rows(DEAD, 0.5), rows(DEAD, 0.5)),
+            most=2 * 4 * 4 + 4 * 2 + 2,
+        ),
+        Case("dead in both somewhere", lambda: results(rows([1, 4, 6]), rows([0, 1, 4])), most=2 * 5 * 4 + 5 * 2 + 4),
+        Case("nobody reads them", lambda: results(rows([]), rows([]), unread), most=2 * 4 * 4 + 4 * 2),
+        Case(
+            "an output of the graph",
+            lambda: results(rows(DEAD), rows(DEAD), lambda net, z: net("Identity", z)),
+            most=2 * 4 * 4 + 7,
+        ),
+    ],
+    ids=lambda case: case.id,
+)
+def test_results_of_an_if_are_narrowed_in_both_branches(case: Case) -> None:
+    examine(case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("dead in one branch", lambda: results(rows(DEAD), rows([])), least=4 * 4 + 7 * 4 + 7 * 2),
+        Case("other constants", lambda: results(rows(DEAD, 0.5), rows(DEAD, 0.25)), least=2 * 4 * 4 + 7 * 2),
+        Case(
+            "another activation of the same constant",
+            lambda: results(rows(DEAD, 0.5), rows(DEAD, 0.5, "Sigmoid")),
+            least=2 * 4 * 4 + 7 * 2,
+        ),
+        Case(
+            "somebody reads them whole",
+            lambda: results(
+                rows([]),
+                rows([]),
+                lambda n, z: n("Add", unread(n, z), n("CumSum", n("Slice", z, [0], [2], [1]), np.array(1))),
+            ),
+            least=2 * 4 * 4,
+        ),
+    ],
+    ids=lambda case: case.id,
+)
+def test_near_misses_of_an_if(case: Case) -> None:
+    examine(case)

@@ -19,6 +19,7 @@ from tests.strategies.steps import (  # noqa: F401  (each registers its steps)
     pooling,
     reductions,
     shapes,
+    subgraphs,
 )
 from tests.strategies.steps.guards import calm
 from tests.strategies.steps.registry import STEPS
