@@ -12,7 +12,16 @@ from typing import TypeVar, cast
 import numpy as np
 import onnx_ir as ir
 
+from graphopt import dims
+from graphopt.facts.quantization import axis_of, dequantized, spread
+
 Found = TypeVar("Found")
+
+MICROSOFT = "com.microsoft"
+"""The domain of onnxruntime's contributed operators."""
+
+COMPUTED = frozenset({("", "Gather"), ("", "DequantizeLinear"), (MICROSOFT, "DequantizeLinear")})
+"""Operators of constants whose results count as constants: cut weights, and weights that are stored as integers."""
 
 SMALL = 1 << 16
 """Tensors of at most this many elements are kept as arrays once they have been read."""
@@ -26,6 +35,12 @@ def is_constant(value: ir.Value | None) -> bool:
         return not value.is_graph_input()
     producer = value.producer()
     return producer is not None and producer.op_type == "Constant" and producer.domain in ("", "ai.onnx")
+
+
+def stored(value: ir.Value | None) -> ir.Node | None:
+    """Return the ``DequantizeLinear`` that makes a value, or ``None``; see ``Constants.known``."""
+    node = None if value is None or is_constant(value) else value.producer()
+    return node if node is not None and node.op_type == "DequantizeLinear" else None
 
 
 def tensor_of(value: ir.Value) -> ir.TensorProtocol | None:
@@ -72,12 +87,13 @@ class Constants:
     def array(self, value: ir.Value | None) -> np.ndarray | None:
         """Return a constant's array, or ``None`` when the value is not a numeric constant.
 
-        A ``Gather`` of a constant by a constant counts as a constant: it is how cut weights look between passes.
+        A ``Gather`` of a constant by a constant counts as a constant: it is how cut weights look between passes. So
+        does a ``DequantizeLinear`` of one: a weight that is stored as integers, and stays so.
         """
         if value is None:
             return None
         if not is_constant(value):
-            return self._gathered(value)
+            return self._computed(value)
         tensor = tensor_of(value)
         if tensor is None or tensor.dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
             return None
@@ -91,7 +107,7 @@ class Constants:
         return array
 
     def tensor(self, value: ir.Value) -> ir.TensorProtocol:
-        """Return the tensor of a known constant; one made of the result where it is a gather of a constant."""
+        """Return the tensor of a known constant; one made of the result where it is computed from constants."""
         tensor = tensor_of(value) if is_constant(value) else None
         if tensor is not None:
             return tensor
@@ -108,7 +124,10 @@ class Constants:
     def size(self, value: ir.Value) -> int | None:
         """Return the number of elements of a constant without reading it."""
         tensor = tensor_of(value) if is_constant(value) else None
-        return None if tensor is None else int(tensor.size)
+        if tensor is not None:
+            return int(tensor.size)
+        known = dims.static(value) if self.known(value) else None
+        return None if known is None or None in known else int(np.prod([size or 0 for size in known], dtype=np.int64))
 
     def known(self, value: ir.Value | None) -> bool:
         """Tell whether ``array`` would return something, without reading anything large."""
@@ -120,9 +139,8 @@ class Constants:
         producer = value.producer()
         return (
             producer is not None
-            and producer.op_type == "Gather"
-            and producer.domain == ""
-            and all(self.known(operand) for operand in producer.inputs)
+            and (producer.domain, producer.op_type) in COMPUTED
+            and all(operand is None or self.known(operand) for operand in producer.inputs)
         )
 
     def ints(self, value: ir.Value | None) -> list[int] | None:
@@ -148,6 +166,15 @@ class Constants:
 
         return self._pattern(value, ("uniform", axis), compute)
 
+    def in_rows(self, value: ir.Value | None) -> bool:
+        """Tell whether rows (along axis 0) of a constant can be cut one by one: no scales lie along another axis."""
+        node = stored(value)
+        if node is None or node.inputs[1] is None or self.size(node.inputs[1]) == 1:
+            return True
+        zero = self.array(node.inputs[2]) if len(node.inputs) > 2 else None
+        uneven = zero is not None and bool((zero != zero.reshape(-1)[:1]).any())
+        return not uneven and not node.attributes.get_int("block_size", 0) and axis_of(node, dims.rank(value) or 0) == 0
+
     def single(self, value: ir.Value) -> np.ndarray | None:
         """Return the one value (0-d array) that a constant holds everywhere, or ``None``."""
 
@@ -159,23 +186,27 @@ class Constants:
 
         return self._pattern(value, ("single",), compute)
 
-    def nonzero(self, value: ir.Value, rows: int, columns: int) -> np.ndarray | None:
-        """Return the boolean matrix ``[rows, columns]``: is any weight between the two not zero? NaN is not zero."""
+    def nonzero(self, value: ir.Value, rows: int, columns: int, zero: np.ndarray | None = None) -> np.ndarray | None:
+        """Return the boolean matrix ``[rows, columns]``: is any weight between the two not zero? NaN is not zero.
+
+        Of integers, ``zero`` (which broadcasts against them) may be their zero point.
+        """
 
         def compute(array: np.ndarray) -> np.ndarray:
             rest = tuple(i for i in range(array.ndim) if i not in (rows, columns))
-            found = (array != 0).any(axis=rest)
+            found = (array != (0 if zero is None else zero)).any(axis=rest)
             return found if rows < columns else found.T
 
         size = self.size(value) or 0
+        point = None if zero is None else (zero.shape, zero.tobytes())
         if size <= SMALL:
-            return self._pattern(value, ("nonzero", rows, columns), compute)
+            return self._pattern(value, ("nonzero", rows, columns, point), compute)
 
         def pack(array: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
             found = compute(array)
             return np.packbits(found), found.shape
 
-        packed = self._pattern(value, ("packed", rows, columns), pack)
+        packed = self._pattern(value, ("packed", rows, columns, point), pack)
         if packed is None:
             return None
         bits, shape = packed
@@ -194,27 +225,53 @@ class Constants:
     def _pattern(
         self, value: ir.Value, key: tuple[object, ...], compute: Callable[[np.ndarray], Found]
     ) -> Found | None:
-        tensor = tensor_of(value) if is_constant(value) else None
-        if tensor is None:
-            array = self.array(value)
-            return None if array is None else compute(array)
-        full_key = (id(tensor), *key)
+        read: list[ir.TensorProtocol] = []
+        identity = self._identity(value, read)
+        if identity is None:
+            return None
+        full_key = (identity, *key)
         if full_key not in self._patterns:
             array = self.array(value)
             if array is None:
                 return None
             self._patterns[full_key] = compute(array)
-            self._alive[id(tensor)] = tensor
-            if array.size > SMALL:
-                release(tensor)
+            for tensor in read:
+                self._alive[id(tensor)] = tensor
+                if tensor.size > SMALL:
+                    release(tensor)
         return cast("Found", self._patterns[full_key])
 
-    def _gathered(self, value: ir.Value) -> np.ndarray | None:
+    def _identity(self, value: ir.Value | None, read: list[ir.TensorProtocol]) -> object:
+        """Return what tells a constant from others, ``None`` for anything else; collects the tensors it is made of."""
+        if value is None:
+            return ()
+        if is_constant(value):
+            tensor = tensor_of(value)
+            if tensor is None:
+                return None
+            read.append(tensor)
+            return id(tensor)
         producer = value.producer()
-        if producer is None or producer.op_type != "Gather" or producer.domain != "" or not self.known(value):
+        if producer is None or (producer.domain, producer.op_type) not in COMPUTED:
             return None
-        data, index = self.array(producer.inputs[0]), self.array(producer.inputs[1])
-        if data is None or index is None:
+        operands = tuple(self._identity(operand, read) for operand in producer.inputs)
+        numbers = tuple(producer.attributes.get_int(name, -1) for name in ("axis", "block_size"))
+        return None if None in operands else (producer.op_type, "axis" in producer.attributes, numbers, operands)
+
+    def _computed(self, value: ir.Value) -> np.ndarray | None:
+        producer = value.producer()
+        if producer is None or not self.known(value):
             return None
-        axis = producer.attributes.get_int("axis", 0)
-        return np.take(data, index, axis=axis)
+        arrays = [self.array(operand) for operand in producer.inputs]
+        first, second = arrays[:2]
+        if first is None or second is None:
+            return None
+        if producer.op_type == "Gather":
+            return np.take(first, second, axis=producer.attributes.get_int("axis", 0))
+        block, axis = producer.attributes.get_int("block_size", 0), axis_of(producer, first.ndim)
+        if axis is None and second.size > 1:
+            return None
+        parameters = [None if p is None else spread(p, first.shape, axis, block) for p in (second, *arrays[2:3])]
+        scale = parameters[0]
+        assert scale is not None
+        return dequantized(first, scale, parameters[1] if len(parameters) > 1 else None)

@@ -7,11 +7,13 @@ and demands backward. Operators without a rule need everything and prove nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
+from graphopt.facts.constants import MICROSOFT as MICROSOFT
 from graphopt.facts.constants import is_constant
 from graphopt.facts.store import Dead, Facts, Link, Mask, Partial, Spec
 
@@ -43,19 +45,19 @@ class Rule:
 
 _RULES: dict[tuple[str, str], Rule] = {}
 
-MICROSOFT = "com.microsoft"
-"""The domain of onnxruntime's contributed operators."""
-
 
 def domain_of(node: ir.Node) -> str:
     """Return a node's domain; the standard one, which has two names, as the empty string."""
     return "" if node.domain == "ai.onnx" else node.domain
 
 
-def rule(*op_types: str, domain: str = "") -> Callable[[type[Rule]], type[Rule]]:
+_SomeRule = TypeVar("_SomeRule", bound=Rule)
+
+
+def rule(*op_types: str, domain: str = "") -> Callable[[type[_SomeRule]], type[_SomeRule]]:
     """Register a rule for operators of a domain (default: the standard one)."""
 
-    def register(cls: type[Rule]) -> type[Rule]:
+    def register(cls: type[_SomeRule]) -> type[_SomeRule]:
         for op_type in op_types:
             _RULES[domain, op_type] = cls()
         return cls

@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
-from graphopt.facts.constants import Constants, is_constant
+from graphopt.facts.constants import Constants
 
 Mask = np.ndarray
 Partial = dict[int, Mask]
@@ -170,7 +170,7 @@ class Facts:
         """
         known = dims.static(value)
         own = None if axis is None or known is None else known[axis]
-        if is_constant(value):
+        if self.constants.known(value):
             if own == size and axis is not None:
                 found = self.constants.uniform(value, axis)
                 return found if found is not None and found[0].any() else None
@@ -253,8 +253,10 @@ class Facts:
         """Tell whether every element is proved (or, under ``assume_finite``, taken) to be finite."""
         if value is None:
             return True
-        if is_constant(value):
+        if self.constants.known(value):
             return bool(self.constants.finite(value))
+        if value.dtype is not None and value.dtype.is_integer():
+            return True
         if self.assume_finite or value in self.finite:
             return True
         return any(dead.mask.all() for dead in self.dead.get(value, {}).values())  # a constant: fills are finite

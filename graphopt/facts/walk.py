@@ -74,8 +74,8 @@ def _from_outside(value: ir.Value, facts: Facts) -> None:
 def _walk(facts: Facts) -> None:
     graph, constants, assume_finite = facts.graph, facts.constants, facts.assume_finite
     for node in graph:
-        if node.op_type == "Gather" and constants.known(node.outputs[0]):
-            continue  # a cut weight between passes: a constant
+        if len(node.outputs) == 1 and node.op_type != "Constant" and constants.known(node.outputs[0]):
+            continue  # a cut weight between passes, or one that is stored as integers: a constant
         found = find(node)
         spec = None if found is None else found.spec(node, facts)
         for body in subgraphs(node):

@@ -20,10 +20,10 @@ import onnx_ir as ir
 from onnx_ir._core import Usage
 
 from graphopt import dims
-from graphopt.facts.constants import is_constant
+from graphopt.facts.constants import is_constant, stored
 from graphopt.facts.store import Facts
 from graphopt.plan.classes import Layout, Plan
-from graphopt.rewrite import moves, weights
+from graphopt.rewrite import moves, quantized, weights
 
 _WORDS = frozenset(
     "rows scattered padded filled fills fill gathered same dense shape rest positions places index".split()
@@ -147,6 +147,7 @@ class Edit:
         like: ir.Value,
         attributes: list[ir.Attr] | None = None,
         dtype: ir.DataType | None = None,
+        domain: str = "",
     ) -> ir.Value:
         """Insert a node and return its output."""
         output = ir.Value(
@@ -154,12 +155,20 @@ class Edit:
             shape=None if shape is None else ir.Shape(list(shape)),
             type=like.type if dtype is None else ir.TensorType(dtype),
         )
-        node = ir.Node("", op_type, inputs, attributes or [], outputs=[output], name=output.name)
+        node = ir.Node(domain, op_type, inputs, attributes or [], outputs=[output], name=output.name)
         trace = like.producer()
         if trace is not None and "pkg.torch.onnx.stack_trace" in trace.metadata_props:
             node.metadata_props["pkg.torch.onnx.stack_trace"] = trace.metadata_props["pkg.torch.onnx.stack_trace"]
         place.insert(node)
         return output
+
+    def before(self, node: ir.Node) -> Cursor:
+        """Return the place right in front of a node."""
+        return Cursor(self.graph, before=node)
+
+    def behind(self, value: ir.Value) -> Cursor:
+        """Return the place right behind a value's producer."""
+        return Cursor.behind(value, self.graph)
 
     # -- layouts ------------------------------------------------------------------------------------------------------
 
@@ -300,9 +309,10 @@ class Edit:
         key = ("cut", value, *((axis, wanted[axis].tobytes()) for axis in sorted(wanted)))
         if key in self.constants:
             return self.constants[key]
-        if (repeated := self._repeated(value, wanted)) is not None:
-            self.constants[key] = repeated
-            return repeated
+        other = quantized.cut(value, wanted, self) if stored(value) else self._repeated(value, wanted)
+        if other is not None:
+            self.constants[key] = other
+            return other
         # A weight of a graph around this one, which several bodies may read: they share the cut one, too.
         shown = not self.cut_weights and self._worth_showing(value)
         outer = not shown and value.is_initializer() and value.graph is not self.graph

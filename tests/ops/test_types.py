@@ -68,7 +68,7 @@ def test_a_dequantized_weight() -> None:
         return net.model(net("Gemm", y, net.normal(7, 2)))
 
     # Seven scales and seven rows before; the scales are cut with their rows, or the weight becomes floats.
-    examine(Case("", build, most=4 * 3 + 4 * 2, later="issue 3, scales per axis"))
+    examine(Case("", build, most=4 * 3 + 4 * 2))
 
 
 def test_an_integer_product_whose_zero_point_is_not_zero() -> None:

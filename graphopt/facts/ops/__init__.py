@@ -6,6 +6,7 @@ from graphopt.facts.ops import (  # noqa: F401
     contrib,
     control,
     convolution,
+    einsum,
     elementwise,
     gathering,
     layer_norm,

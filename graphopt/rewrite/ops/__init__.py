@@ -4,6 +4,7 @@ from graphopt.rewrite.ops import (  # noqa: F401
     channel_blocks,
     contraction,
     control,
+    einsum,
     elementwise,
     gathering,
     layer_norm,
