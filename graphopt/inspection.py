@@ -14,7 +14,9 @@ from graphopt.facts.sparsity import SparsityRow, sparse_weights
 from graphopt.facts.store import Facts
 from graphopt.facts.walk import unknown
 from graphopt.model_check import source_line
-from graphopt.plan.classes import make_plan
+from graphopt.plan.classes import Plan, make_plan
+from graphopt.report.axes import because, staying, unneeded
+from graphopt.report.culprits import called, culprits, unforced
 from graphopt.report.schema import AxisRow, MaskRow, Stats, WarningRow
 
 
@@ -59,9 +61,7 @@ def inspect(model: Any, *, assume_finite: bool = True) -> Inspection:
     blockers = [f"{row.value}: mask kept, {row.reason}" for row in report.masks if row.action == "kept"]
     blockers += [f"{row.value}: scattered back for {row.forced_by}" for row in report.scatters.remaining]
     blockers += [
-        f"{row.value} axis {row.axis}: {row.kept} of {row.size} kept, {row.reason}"
-        for row in report.axes
-        if "zero padding" in row.reason
+        f"{row.value} axis {row.axis}: {row.kept} of {row.size} kept, {row.reason}" for row in report.axes if row.stays
     ]
     zeros = sorted(sparse_weights(result.model, Constants()), key=lambda row: (not row.patterns, row.density))
     return Inspection(report.before, report.masks, report.axes, savings, zeros, blockers, report.warnings)
@@ -75,10 +75,22 @@ def explain(model: Any, name: str, *, assume_finite: bool = True) -> Explanation
         ModelError: the model is at fault.
     """
     context = pipeline.prepared(model, assume_finite=assume_finite)
-    folded = _names(context.model.graph)  # before: what is computed from constants alone goes
+    # Before: what is computed from constants alone goes.
+    folded = {known: what for graph in context.graphs() for known, what in _names(graph).items()}
     pipeline.fold(context)
-    facts = context.facts()
-    plan = make_plan(facts, "smallest")
+    for _ in context.graphs():
+        plan = make_plan(context.facts(), "smallest")
+        found = _explained(name, unforced(context.facts()), plan)
+        if found is not None:
+            return found
+    if name in folded:
+        return Explanation(folded[name], name, ["computed from constants alone: folded into one by fold-masks"], [])
+    close = nearest(name, list(folded))
+    raise UsageError(f"no node or value is named {name!r}", help=f"did you mean {close!r}?" if close else "see inspect")
+
+
+def _explained(name: str, facts: Facts, plan: Plan) -> Explanation | None:
+    """Look for a node or a value in one graph."""
     graph = facts.graph
     for node in graph:
         if node.name == name:
@@ -93,10 +105,7 @@ def explain(model: Any, name: str, *, assume_finite: bool = True) -> Explanation
             return Explanation(
                 "value", name, _about(value, facts, plan), declined, None if producer is None else source_line(producer)
             )
-    if name in folded:
-        return Explanation(folded[name], name, ["computed from constants alone: folded into one by fold-masks"], [])
-    close = nearest(name, list(folded))
-    raise UsageError(f"no node or value is named {name!r}", help=f"did you mean {close!r}?" if close else "see inspect")
+    return None
 
 
 def _names(graph: ir.Graph) -> dict[str, str]:
@@ -120,7 +129,7 @@ def _typed(value: ir.Value) -> str:
     return f"{value.name}[{sizes}]"
 
 
-def _about(value: ir.Value, facts: Facts, plan: Any) -> list[str]:
+def _about(value: ir.Value, facts: Facts, plan: Plan) -> list[str]:
     if is_constant(value):
         return [f"{_typed(value)} is a constant"]
     lines = []
@@ -139,27 +148,39 @@ def _about(value: ir.Value, facts: Facts, plan: Any) -> list[str]:
             parts.append(f"{int((~wanted).sum())} that nobody reads")
         if kept is not None:
             parts.append(f"{kept.size} kept")
-        if parts:
-            lines.append(f"{_typed(value)} axis {axis}: of {size} positions " + ", ".join(parts))
+        if not parts:
+            continue
+        lines.append(f"{_typed(value)} axis {axis}: of {size} positions " + ", ".join(parts))
+        idle = unneeded(facts, value, axis, size)
+        stay = staying(value, axis, idle, plan)
+        if stay.any():
+            forced = culprits(facts, plan, value, axis, stay)
+            lines.append(f"  {int(stay.sum())} of these stay: {because(forced)}")
+        elif dead is not None and (found := culprits(facts, None, value, axis, dead.mask)):
+            lines.append(f"  they are put back for: {because(found)}")
     return lines or [f"{_typed(value)}: nothing dead, everything read"]
 
 
 def _declined(node: ir.Node, facts: Facts) -> list[str]:
     """Say which input axes of a node are needed whole, and why."""
-    at = f"{node.op_type} {node.name or ''}".strip()
+    at = called(node)
+    line = source_line(node)
+    where = f" ({line})" if line else ""
     if unknown(node, facts):
-        return [f"{at}: no rule for this operator (or this use of it); it needs its inputs whole"]
+        return [f"{at}: no rule for this operator (or this use of it); it needs its inputs whole{where}"]
     spec = facts.specs[node]
     lines = []
     for operand, value in enumerate(node.inputs):
         if value is None or is_constant(value) or operand in spec.unread:
             continue
-        linked = {link.axis for link in spec.of_operand(operand)} | {
-            axis for o, axis in spec.contracted if o == operand
-        }
+        passed = {link.axis for link in spec.of_operand(operand)}
+        passed |= {axis for position, axis in spec.contracted if position == operand}
+        passed |= {axis for block in spec.blocks if operand == 0 for axis in block.ins}
+        passed |= {axis for group in spec.groups for position, axis, _ in group.inputs if position == operand}
         whole = [
-            axis for axis, size in enumerate(dims.static(value) or ()) if axis not in linked and size not in (None, 1)
+            axis for axis, size in enumerate(dims.static(value) or ()) if axis not in passed and size not in (None, 1)
         ]
         if whole:
-            lines.append(f"{at}: needs axes {whole} of {value.name} whole: {spec.reason or 'unrelated to its outputs'}")
+            why = spec.reason or "unrelated to its outputs"
+            lines.append(f"{at}: needs axes {whole} of {value.name} whole: {why}{where}")
     return lines

@@ -8,18 +8,24 @@ from graphopt.context import Context
 from graphopt.facts.expressions import Expressions
 from graphopt.facts.masks import Mask, find_masks
 from graphopt.model_check import source_line
+from graphopt.report.axes import NAMED, because
+from graphopt.report.culprits import called, culprits, unforced
 from graphopt.report.schema import ForcedRow, MaskRow, Moves
 from graphopt.rewrite.moves import ROLE
+from graphopt.subgraphs import within
 
 
 def masks(context: Context) -> list[Mask]:
     """Return the masks of the model as it is."""
-    return find_masks(context.model.graph, Expressions(context.model.graph, context.constants))
+    found: list[Mask] = []
+    for graph in context.graphs():
+        found = find_masks(graph, Expressions(graph, context.constants)) + found
+    return found
 
 
 def mask_rows(found: list[Mask], result: ir.Model, context: Context) -> list[MaskRow]:
     """Return what became of each mask."""
-    left = {node.name: node for node in result.graph}
+    left = {node.name: node for graph in within(result.graph) for node in graph}
     rows = []
     for mask in found:
         names = [str(node.name) for node in mask.nodes]
@@ -29,7 +35,7 @@ def mask_rows(found: list[Mask], result: ir.Model, context: Context) -> list[Mas
             action = "folded" if mask.kind == "weight" else "removed"
             reason = "multiplied into the weights" if mask.kind == "weight" else "its dead positions are gone"
         else:
-            action, reason = "kept", _why_kept(mask, kept[0], context)
+            action, reason = "kept", _why_kept(mask, kept[0], result, context)
         rows.append(MaskRow(str(mask.value.name), mask.kind, names, mask.zeros, mask.size, action, reason))  # type: ignore[arg-type]
     return rows
 
@@ -38,7 +44,7 @@ def _still_masks(node: ir.Node) -> bool:
     return bool(node.outputs[0].uses()) or node.outputs[0].is_graph_output()
 
 
-def _why_kept(mask: Mask, node: ir.Node, context: Context) -> str:
+def _why_kept(mask: Mask, node: ir.Node, result: ir.Model, context: Context) -> str:
     line = source_line(node)
     at = f" ({line})" if line else ""
     if mask.kind == "dynamic":
@@ -49,22 +55,42 @@ def _why_kept(mask: Mask, node: ir.Node, context: Context) -> str:
         return f"a weight under it is NaN or Inf, which its zero does not hide{at}"
     if not context.assume_finite and mask.kind == "activation" and not node.inputs[0].is_graph_input():  # type: ignore[union-attr]
         return f"the masked value is not provably finite (--no-assume-finite){at}"
-    readers = ", ".join(sorted({use.node.op_type for use in node.outputs[0].uses()})) or "a graph output"
-    return f"read whole by {readers}{at}"
+    out, graph = node.outputs[0], node.graph
+    with context.inside(graph if isinstance(graph, ir.Graph) else context.model.graph):
+        facts, plan = context.facts(), context.plan()
+    dead = facts.dead_axes(out) if result is context.model else {}
+    if not dead:
+        return f"its zeros fill no whole position of an axis{at}"
+    found = [one for axis, which in dead.items() for one in culprits(facts, plan, out, axis, which.mask)]
+    readers = ", ".join(sorted({called(use.node) for use in out.uses()})) or "a graph output"
+    return because(found) if found else f"read whole by {readers}{at}"
 
 
 def moves(model: ir.Model, context: Context, role: str) -> Moves:
     """Return how many scatters (or gathers) were inserted, and what forces those that are left."""
     remaining = []
-    for node in model.graph:
+    for node in (node for graph in within(model.graph) for node in graph):
         if node.metadata_props.get(ROLE) != role:
             continue
         out = last = node.outputs[0]
         fills = [use.node for use in out.uses() if use.node.metadata_props.get(ROLE) == "fill"]
         if fills:  # what reads the scatter is what reads it with its constants
             last = fills[0].outputs[0]
-        readers = sorted({f"{use.node.op_type} {use.node.name or ''}".strip() for use in last.uses()})
-        if last.is_graph_output():
-            readers.append("graph output")
-        remaining.append(ForcedRow(str(out.name), ", ".join(readers)))
+        remaining.append(ForcedRow(str(out.name), _forced_by(last, model, context)))
     return Moves(context.counts[f"{role}s"], remaining)
+
+
+def _forced_by(value: ir.Value, model: ir.Model, context: Context) -> str:
+    """Name what reads a scattered value, and why that needs the positions which were filled in."""
+    readers = sorted({called(use.node) for use in value.uses()})
+    if value.is_graph_output():
+        readers.append("graph output")
+    found: list[str] = []
+    graph = value.graph
+    if model is context.model and isinstance(graph, ir.Graph):
+        with context.inside(graph):
+            facts = unforced(context.facts())
+        for axis, dead in facts.dead_axes(value).items():
+            found += [str(one) for one in culprits(facts, None, value, axis, dead.mask)[:NAMED]]
+    unnamed = [name for name in readers if not any(one.startswith(name) for one in found)]
+    return "; ".join(([", ".join(unnamed)] if unnamed else []) + found)

@@ -68,7 +68,10 @@ class AxisRow:
     kept: int
     fill: FillKind
     decided_by: str
+    """The node that forces dead positions to stay; where none does, the one whose weights make them."""
     reason: str
+    stays: int = 0
+    """How many of the kept positions are dead or unread."""
 
 
 @dataclasses.dataclass

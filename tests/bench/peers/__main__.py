@@ -34,6 +34,9 @@ from tests.bench.table import head, row
 from tests.nets.catalogue import FULL, SMALL
 from tests.nets.exporting import masked_model
 
+NOISE = 1.02
+"""Ratios up to this are as fast as the input."""
+
 NETS = "resnet20 resnet18 resnet18-agree vgg mobilenet unet densenet convnext encoder mlp".split()
 
 
@@ -152,11 +155,11 @@ def nets(workers: Workers, folder: Path, names: list[str], size: str, seconds: f
                 f"{measured[title][1]:.2f}" if title in measured else "" for title in titles)])
         )  # fmt: skip
         violations += judged(name, {peer: (outcome, outcome) for peer, outcome in found.items()})
-        if measured and "openvino" in measured and measured["openvino"][0] < measured["graphopt"][0]:
+        if measured and "openvino" in measured and measured["openvino"][1] * NOISE < measured["graphopt"][1]:
             violations.append(
                 f"{name}: openvino {measured['openvino'][0]:.3g} ms, graphopt {measured['graphopt'][0]:.3g} ms"
             )
-        if measured and measured["graphopt"][1] > 1.0:
+        if measured and measured["graphopt"][1] > NOISE:
             violations.append(f"{name}: graphopt is slower than the input, {measured['graphopt'][1]:.2f}")
         print(counts[-1], times[-1], sep="\n", file=sys.stderr, flush=True)
     print(head(["net", "constants", *(peer.name for peer in PEERS)]), *counts, sep="\n")
