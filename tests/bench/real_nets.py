@@ -25,8 +25,9 @@ from graphopt.bench import bench
 from graphopt.facts.stats import stats
 from tests.bench.table import head, row
 from tests.nets import cifar, resnet
-from tests.nets.catalogue import FORMS, FULL, Net, trained
+from tests.nets.catalogue import FULL, trained
 from tests.nets.exporting import masked_model, plainly_exported, twin_model
+from tests.nets.net import FORMS, Net
 from tests.nets.remains import inside_chains, masks_left, widenings
 
 _TIMED = ("masked", "plain", "smallest", "fastest", "twin", "held")
@@ -60,8 +61,8 @@ def sizes(nets: list[Net], form: str, seconds: float) -> None:
         start = time.perf_counter()
         smallest = graphopt.optimize(masked, plan="smallest", verify=False).model
         passed = time.perf_counter() - start
-        fastest = graphopt.optimize(masked, plan="fastest", verify=False).model
-        plain = plainly_exported(net.module("zeros"), net.inputs(2))
+        fastest = graphopt.optimize(masked, plan="fastest", verify=False, measure=False).model
+        plain = plainly_exported(net.module("zeros"), net)
         models = {"masked": masked, "smallest": smallest, "fastest": fastest, "twin": twin, "plain": plain}
         if net.twin is resnet.twin:
             models["held"] = twin_model(net, hold_joins=True)
@@ -82,7 +83,10 @@ def sizes(nets: list[Net], form: str, seconds: float) -> None:
                 ]
             )
         )
-        found = {line.name: line for line in bench(*models.values(), names=list(models), seconds=seconds).rows}
+        shapes = {name: list(array.shape) for name, array in net.feeds(1).items()}
+        found = {
+            line.name: line for line in bench(*models.values(), names=list(models), seconds=seconds, shapes=shapes).rows
+        }
         best = min(found["smallest"].median_ms, found["fastest"].median_ms)
         yardstick = min(found[name].median_ms for name in ("twin", "held") if name in found)
         times.append(
@@ -139,11 +143,14 @@ def sizes(nets: list[Net], form: str, seconds: float) -> None:
 
 
 def worst_difference(net: Net, masked: ir.Model, result: ir.Model) -> float:
-    """Largest difference on 16 random inputs, relative to the largest output."""
-    feeds = {"x": net.inputs(16, seed=5).numpy()}
-    (expected,) = runtime.run(runtime.session(masked, optimize=False), feeds)
-    (given,) = runtime.run(runtime.session(result), feeds)
-    return float(np.abs(expected - given).max() / np.abs(expected).max())
+    """Largest difference of an output on random inputs, relative to its largest number."""
+    feeds = net.feeds(16 if net.shape else 2, seed=5)
+    pairs = zip(
+        runtime.run(runtime.session(masked, optimize=False), feeds),
+        runtime.run(runtime.session(result), feeds),
+        strict=True,
+    )
+    return max(float(np.abs(expected - given).max() / np.abs(expected).max()) for expected, given in pairs)
 
 
 def images() -> None:
@@ -175,7 +182,7 @@ def images() -> None:
         if not trained(depth):
             sys.exit(f"needs ../shared/data/cifar10_resnet{depth}.safetensors beside the repository")
         net = FULL[f"resnet{depth}"]
-        for form in FORMS:
+        for form in net.forms:
             masked = masked_model(net, form)
             result = graphopt.optimize(masked, plan="smallest", verify=False).model
             before, after = runtime.session(masked, optimize=False), runtime.session(result)

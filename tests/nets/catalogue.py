@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from tests.nets import convnext, densenet, mobilenet, plain, resnet, transformer, unet
-from tests.nets.masking import mask_filters, randomise, remove_masks, settle
+from tests.nets import (
+    convnext,
+    densenet,
+    groupnorm,
+    mobilenet,
+    mobilenet3,
+    plain,
+    resnet,
+    sequences,
+    shufflenet,
+    superres,
+    unet,
+)
+from tests.nets.masking import mask_filters, randomise, settle
+from tests.nets.net import Net
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-FORMS = ("masks", "zeros", "torchscript")
-
-
-@dataclass(frozen=True)
-class Net:
-    """One net.
-
-    Attributes:
-        name: what tables call it.
-        masked: builds the masked net in eval mode, the same at every call.
-        twin: narrows a masked net by hand.
-        shape: input shape without the batch.
-        residuals: number of residual Adds, the most joins that the fastest plan may leave.
-        tokens: size of the vocabulary where inputs are ids, else 0.
-        zeros: turns the masks of a masked net into plain zeros, in place.
-        wide: at least 64 channels with half of them dead on both sides of most layers.
-    """
-
-    name: str
-    masked: Callable[[], nn.Module]
-    twin: Callable[..., nn.Module]
-    shape: tuple[int, ...]
-    residuals: int = 0
-    tokens: int = 0
-    zeros: Callable[..., nn.Module] = remove_masks
-    wide: bool = False
-
-    def inputs(self, batch: int, seed: int = 0) -> Tensor:
-        """Random inputs, (batch, *shape); ids where the net takes ids."""
-        numbers = torch.Generator().manual_seed(seed)
-        if self.tokens:
-            return torch.randint(self.tokens, (batch, *self.shape), generator=numbers)
-        return torch.randn((batch, *self.shape), generator=numbers)
-
-    def module(self, form: str) -> nn.Module:
-        """The masked net with its masks in place, or with plain zeros."""
-        model = self.masked()
-        return self.zeros(model) if form == "zeros" else model
 
 
 def trained(depth: int) -> bool:
@@ -96,11 +70,11 @@ def _agreeing(widths: tuple[int, ...], depth: int, centre: float, seed: int) -> 
         torch.nn.utils.prune.custom_from_mask(conv, "weight", mask.reshape(-1, 1, 1, 1).expand_as(weight).clone())
 
     mask_like(model.conv1, streams[0])
-    for index, stream in enumerate(streams):
+    for index, mask in enumerate(streams):
         for block in model.stage(index):
-            mask_like(block.conv2, stream)
+            mask_like(block.conv2, mask)
             if block.projection is not None:
-                mask_like(block.projection[0], stream)
+                mask_like(block.projection[0], mask)
     inner = [f"layer{i + 1}.{j}.conv1" for i in range(len(widths)) for j in range(depth)]
     others = [name for name, _ in model.named_modules() if name not in inner]
     return _settled(mask_filters(model, skip=others), centre)
@@ -131,10 +105,10 @@ def _convnext(widths: tuple[int, ...], depth: int, seed: int) -> nn.Module:
     return mask_filters(randomise(convnext.ConvNext(widths, depth), seed), skip=["linear"])
 
 
-def _encoder(time: int, width: int, heads: int, hidden: int, layers: int, norm_first: bool, seed: int) -> nn.Module:
-    model = transformer.Encoder(97, time, width, heads, hidden, layers, norm_first)
-    randomise(model, seed)
-    return transformer.mask_heads(model, seed).eval()
+def _shufflenets(widths: tuple[int, ...], depth: int, groups: int, shape: tuple[int, ...]) -> Iterator[Net]:
+    for name, alike in (("shufflenet", True), ("shufflenet-unlike", False)):
+        build = partial(shufflenet.masked, widths, depth, groups, 41, alike=alike)
+        yield Net(name, build, shufflenet.twin, shape, depth * len(widths))
 
 
 _VGG = (64, 64, 128, 128, 256, 256)
@@ -153,25 +127,12 @@ FULL = {
         Net("unet", lambda: _unet(32, 3), unet.twin, (3, 64, 64)),
         Net("densenet", lambda: _densenet(32, 16, (4, 4, 4), 4), densenet.twin, (3, 32, 32)),
         Net("convnext", lambda: _convnext((64, 128), 3, 5), convnext.twin, (3, 32, 32), 6),
-        Net(
-            "encoder",
-            lambda: _encoder(64, 256, 8, 1024, 4, True, 6),
-            transformer.twin,
-            (64,),
-            8,
-            97,
-            transformer.zeros_only,
-        ),
-        Net(
-            "encoder-post",
-            lambda: _encoder(64, 256, 8, 1024, 4, False, 7),
-            transformer.twin,
-            (64,),
-            8,
-            97,
-            transformer.zeros_only,
-        ),
         Net("mlp", lambda: _mlp((784, 1024, 1024, 512, 10), 8), plain.twin_mlp, (784,)),
+        Net("mobilenet3", lambda: mobilenet3.masked(32, _MOBILE, 6, 256, 40), mobilenet3.twin, (3, 64, 64), 5),
+        *_shufflenets((64, 128, 256), 3, 4, (3, 64, 64)),
+        Net("superres", lambda: superres.masked(64, 42), superres.twin, (3, 32, 32)),
+        Net("groupnorm", lambda: groupnorm.masked((64, 128, 256), 2, 8, 43), groupnorm.twin, (3, 32, 32), 6, wide=True),
+        *sequences.full(),
     )
 }
 
@@ -188,26 +149,17 @@ SMALL = {
         Net("unet", lambda: _unet(8, 3), unet.twin, (3, 8, 8)),
         Net("densenet", lambda: _densenet(8, 4, (2, 2), 4), densenet.twin, (3, 8, 8)),
         Net("convnext", lambda: _convnext((8, 12), 2, 5), convnext.twin, (3, 16, 16), 4),
-        Net(
-            "encoder", lambda: _encoder(5, 16, 4, 24, 2, True, 6), transformer.twin, (5,), 4, 97, transformer.zeros_only
-        ),
-        Net(
-            "encoder-post",
-            lambda: _encoder(5, 16, 4, 24, 2, False, 7),
-            transformer.twin,
-            (5,),
-            4,
-            97,
-            transformer.zeros_only,
-        ),
         Net("mlp", lambda: _mlp((13, 32, 17, 10), 8), plain.twin_mlp, (13,)),
+        Net(
+            "mobilenet3",
+            partial(mobilenet3.masked, 8, ((8, 1, 1), (12, 3, 2)), 3, 20, 40),
+            mobilenet3.twin,
+            (3, 8, 8),
+            3,
+        ),
+        *_shufflenets((18, 36), 1, 3, (3, 8, 8)),
+        Net("superres", lambda: superres.masked(10, 42), superres.twin, (3, 5, 7)),
+        Net("groupnorm", lambda: groupnorm.masked((12, 24), 1, 3, 43), groupnorm.twin, (3, 8, 8), 2),
+        *sequences.small(),
     )
 }
-
-
-@lru_cache(maxsize=4)
-def module_and_twin(name: str, size: str) -> tuple[nn.Module, nn.Module]:
-    """The masked net and its twin, in eval mode."""
-    net = (FULL if size == "full" else SMALL)[name]
-    model = net.masked()
-    return model, net.twin(model)

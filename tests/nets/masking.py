@@ -35,7 +35,7 @@ def randomise(module: nn.Module, seed: int, centre: float = 0.0) -> nn.Module:
             assert part.running_mean is not None and part.running_var is not None
             nn.init.normal_(part.running_mean, 0.0, 0.2, generator=numbers)
             nn.init.uniform_(part.running_var, 0.5, 1.5, generator=numbers)
-        elif isinstance(part, nn.LayerNorm):
+        elif isinstance(part, (nn.LayerNorm, nn.GroupNorm)):
             nn.init.uniform_(part.weight, 0.5, 1.5, generator=numbers)
             nn.init.normal_(part.bias, 0.0, 0.3, generator=numbers)
     return module.eval()
@@ -73,9 +73,31 @@ def settle(module: nn.Module, inputs: torch.Tensor) -> nn.Module:
     return module.eval()
 
 
+def mask_rows(part: nn.Module, dead: torch.Tensor, names: Iterable[str] = ("weight", "bias")) -> None:
+    """Masks positions of the first axis of weight and bias (where there is one), in place.
+
+    Args:
+        part: a layer or a norm.
+        dead: bool, one for each row.
+        names: which parameters.
+    """
+    for name in names:
+        values = getattr(part, name)
+        if values is not None:
+            mask = (~dead).to(values.dtype).reshape(-1, *(1,) * (values.dim() - 1)).expand_as(values)
+            prune.custom_from_mask(part, name, mask.clone())
+
+
+def half(size: int, numbers: torch.Generator, share: float = 0.5) -> torch.Tensor:
+    """A bool vector with this share of its positions true."""
+    dead = torch.zeros(size, dtype=torch.bool)
+    dead[torch.randperm(size, generator=numbers)[: int(size * share)]] = True
+    return dead
+
+
 def remove_masks(module: nn.Module) -> nn.Module:
     """Makes every ``torch.nn.utils.prune`` mask permanent, so that only zero weights are left, in place."""
     for part in module.modules():
-        if isinstance(part, PRUNABLE) and hasattr(part, "weight_mask"):
-            prune.remove(part, "weight")
+        for name in [name.removesuffix("_mask") for name, _ in part.named_buffers(recurse=False) if "_mask" in name]:
+            prune.remove(part, name)
     return module

@@ -36,10 +36,12 @@ def masks_left(model: ir.Model) -> list[str]:
     for node in model.graph:
         if node.op_type not in ("Mul", "Where", "And"):
             continue
-        known = [array for array in map(constant, node.inputs) if array is not None]
+        # What Where selects by a computed condition (a causal mask) is data, whatever it puts in its place.
+        operands = node.inputs[:1] if node.op_type == "Where" else node.inputs
+        known = [array for array in map(constant, operands) if array is not None]
         if node.outputs[0] not in moving and all(array.dtype.kind in "iub" for array in known):
             continue  # arithmetic with sizes
-        if len(known) == len(node.inputs) or any(array.size and not array.all() for array in known):
+        if len(known) == len(operands) or any(array.size and not array.all() for array in known):
             found.append(f"{node.op_type} {node.name}: {[value.name for value in node.inputs if value]}")
     return found
 

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from tests.nets.parts import linear_part
+
 
 class Layer(nn.Module):
     """Self-attention and a feed-forward part; masks are buffers, multiplied on activations."""
@@ -111,17 +113,6 @@ def zeros_only(model: Encoder) -> Encoder:
     return model
 
 
-def _rows(layer: nn.Linear, rows: Tensor, columns: Tensor | None = None) -> nn.Linear:
-    """Some rows, or some columns, of a linear layer."""
-    weight = layer.weight.detach()[rows] if columns is None else layer.weight.detach()[:, columns]
-    bias = layer.bias.detach()[rows] if columns is None else layer.bias.detach()
-    small = nn.Linear(weight.shape[1], weight.shape[0])
-    with torch.no_grad():
-        small.weight.copy_(weight)
-        small.bias.copy_(bias)
-    return small
-
-
 def twin(model: Encoder) -> nn.Module:
     """A masked head goes with its query, key and value rows and its output columns; nothing is scattered."""
     small = copy.deepcopy(model)
@@ -133,9 +124,11 @@ def twin(model: Encoder) -> nn.Module:
         hidden = layer.hidden_mask.nonzero().flatten()
         narrow = PlainLayer(layer.heads * layer.size, layer.heads, layer.hidden_mask.numel(), layer.norm_first)
         narrow.heads = heads.numel()
-        narrow.query, narrow.key, narrow.value = (_rows(part, wide) for part in (layer.query, layer.key, layer.value))
-        narrow.output = _rows(layer.output, wide, wide)
-        narrow.first, narrow.second = _rows(layer.first, hidden), _rows(layer.second, hidden, hidden)
+        narrow.query, narrow.key, narrow.value = (
+            linear_part(part, rows=wide) for part in (layer.query, layer.key, layer.value)
+        )
+        narrow.output = linear_part(layer.output, columns=wide)
+        narrow.first, narrow.second = linear_part(layer.first, rows=hidden), linear_part(layer.second, columns=hidden)
         narrow.norm1, narrow.norm2 = copy.deepcopy(layer.norm1), copy.deepcopy(layer.norm2)
         del narrow.head_mask, narrow.hidden_mask
         made.append(narrow)
