@@ -8,7 +8,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.facts.store import Dead, Facts, Mask
 from graphopt.plan.classes import Plan
-from graphopt.report.culprits import Culprit, culprits, unforced
+from graphopt.report.culprits import Culprit, called, culprits, unforced
 from graphopt.report.schema import AxisRow, FillKind
 
 SOURCES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"})
@@ -61,7 +61,7 @@ def _row(node: ir.Node, value: ir.Value, axis: int, idle: Mask, facts: Facts, pl
     decided = next((one.node for one in forced if one.node is not None), node)
     return AxisRow(
         str(value.name), axis, idle.size, idle.size if kept is None else int(kept.size), _fill(dead),
-        str(decided.name), ", ".join(parts), int(stay.sum()),
+        decided.name or called(decided), ", ".join(parts), int(stay.sum()),
     )  # fmt: skip
 
 

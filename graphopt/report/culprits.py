@@ -52,8 +52,10 @@ class Culprit:
 
 
 def called(node: ir.Node) -> str:
-    """Operator and name."""
-    return f"{node.op_type} {node.name or ''}".strip()
+    """Operator and name; where it has none, the name of what it makes."""
+    if node.name:
+        return f"{node.op_type} {node.name}"
+    return f"{node.op_type} of {node.outputs[0].name}" if node.outputs else node.op_type
 
 
 def unforced(facts: Facts) -> Facts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.cli.conftest import Run, listing
+from tests.cli.conftest import Run, listing, write
 
 
 def test_inspect(run: Run, masked: Path, tmp_path: Path) -> None:
@@ -29,6 +29,48 @@ def test_inspect_of_a_model_without_masks(run: Run, narrowed: Path) -> None:
     ran = run("inspect", narrowed)
     assert ran.status == 0 and "nothing" in ran.out
     assert json.loads(run("inspect", narrowed, "--json").out)["masks"] == []
+
+
+def test_inspect_names_who_forces_what_stays(run: Run, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "barrier.onnx",
+        """
+        <ir_version: 10, opset_import: ["" : 20]>
+        barrier (float[N, 2] x) => (float[N, 3] y)
+        <float[2, 3] w = {1, 0, 2, 3, 0, 4}> {
+            h = MatMul (x, w)
+            r = Relu (h)
+            [rank] y = Softmax <axis = 1> (r)
+        }""",
+    )
+    ran = run("inspect", path)
+    assert ran.status == 0 and "What prevents the rest" in ran.out and "Softmax" in ran.out
+    record = json.loads(run("inspect", path, "--json").out)
+    (row,) = record["axes"]
+    assert (row["kept"], row["stays"], row["decided_by"] != "") == (2, 0, True)
+    (blocker,) = record["blockers"]
+    assert "Softmax rank needs axis 1 whole" in blocker
+    assert "Softmax rank" in run("explain", path, "h").out
+
+
+def test_inspect_shows_zeros_that_stay(run: Run, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "sparse.onnx",
+        """
+        <ir_version: 10, opset_import: ["" : 20]>
+        sparse (float[N, 4] x) => (float[N, 2] y)
+        <float[4, 2] w = {1, 0, 0, 2, 0, 0, 3, 4}> { y = MatMul (x, w) }""",
+    )
+    ran = run("inspect", path)
+    assert "2:4" in ran.out and "50.0%" in ran.out
+    (row,) = json.loads(run("inspect", path, "--json").out)["sparsity"]
+    assert (row["value"], row["shape"], row["zeros"], row["density"]) == ("w", [4, 2], 4, 0.5)
+    assert "2:4" in row["patterns"]
+
+
+def test_inspect_of_dense_weights_shows_none(run: Run, narrowed: Path) -> None:
+    assert json.loads(run("inspect", narrowed, "--json").out)["sparsity"] == []
+    assert "Zeros that stay" not in run("inspect", narrowed).out
 
 
 def test_explain(run: Run, masked: Path) -> None:

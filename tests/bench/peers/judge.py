@@ -104,7 +104,7 @@ def work(peer: Peer, path: str, name: str, batches: Sequence[int], folder: str |
     expected = [[np.asarray(output) for output in original.run(None, feeds)] for feeds in inputs]
     before = floats(model)
     try:
-        candidates = peer.tool()(Task(model, inputs, module))
+        candidates = peer.tool()(Task(model, inputs, module, timed=folder is not None))
     except ImportError as error:
         return Outcome("not installed", before=before, detail=str(error))
     except Exception as error:

@@ -17,9 +17,11 @@ class Task:
     Attributes:
         model: the original.
         feeds: inputs, one set per batch size.
+        timed: whether the result will be measured.
         module: the masked module in eval mode, anew at every task; None for graphs written as ONNX.
     """
 
     model: onnx.ModelProto
     feeds: list[Feeds]
     module: Any = None
+    timed: bool = False
