@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -65,13 +66,19 @@ class Context:
 
         The main graph comes last, and is the only one of most models.
         """
-        try:
-            for body in self._nested():
-                self._graph = body
+        for body in self._nested():
+            with self.inside(body):
                 yield body
-        finally:
-            self._graph = None
         yield self.model.graph
+
+    @contextmanager
+    def inside(self, graph: ir.Graph) -> Iterator[None]:
+        """Let a body (or the main graph) be ``graph`` for a while: facts and plans are about it."""
+        before, self._graph = self._graph, graph
+        try:
+            yield
+        finally:
+            self._graph = before
 
     def _nested(self) -> Nesting:
         """Look for bodies again, and for the names in them; a model that had none gets none."""

@@ -56,11 +56,14 @@ def _why_kept(mask: Mask, node: ir.Node, result: ir.Model, context: Context) -> 
     if not context.assume_finite and mask.kind == "activation" and not node.inputs[0].is_graph_input():  # type: ignore[union-attr]
         return f"the masked value is not provably finite (--no-assume-finite){at}"
     out, graph = node.outputs[0], node.graph
-    with context.inside(graph if isinstance(graph, ir.Graph) else context.model.graph):
+    nowhere = f"its zeros fill no whole position of an axis{at}"
+    if result is not context.model or not isinstance(graph, ir.Graph):
+        return nowhere
+    with context.inside(graph):
         facts, plan = context.facts(), context.plan()
-    dead = facts.dead_axes(out) if result is context.model else {}
+    dead = facts.dead_axes(out)
     if not dead:
-        return f"its zeros fill no whole position of an axis{at}"
+        return nowhere
     found = [one for axis, which in dead.items() for one in culprits(facts, plan, out, axis, which.mask)]
     readers = ", ".join(sorted({called(use.node) for use in out.uses()})) or "a graph output"
     return because(found) if found else f"read whole by {readers}{at}"

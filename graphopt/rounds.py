@@ -71,8 +71,10 @@ def run(context: Context, settings: Settings, report: Report, step: Progress) ->
         first = len(report.passes)
         for position, item in enumerate(selected):
             step(item.name, position, total)
-            if isinstance(item, NARROWING) and not report.axes and context.facts().anything():
-                report.axes = axis_rows(context.facts(), context.plan())
+            if isinstance(item, NARROWING) and not report.axes:
+                for _ in context.graphs():
+                    if context.facts().anything():
+                        report.axes = axis_rows(context.facts(), context.plan()) + report.axes
             if repeat and isinstance(item, DELAYED):
                 _delay(context, item, report)
             else:

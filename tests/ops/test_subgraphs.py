@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from graphopt.inspection import explain, inspect
 from tests.ops.net import TYPES, Case, Net, Operand, dead, examine
 
 DEAD = [1, 4, 6]
@@ -297,3 +298,23 @@ def test_results_of_an_if_are_narrowed_in_both_branches(case: Case) -> None:
 )
 def test_near_misses_of_an_if(case: Case) -> None:
     examine(case)
+
+
+# -- the report ------------------------------------------------------------------------------------------------------
+
+
+def test_masks_inside_are_listed_and_explained() -> None:
+    proto = conditional(layers, lambda body, x: layers(body, x, opaque=True))
+    rows = inspect(proto).masks
+    assert [(row.kind, row.zeros, row.action) for row in rows] == [("weight", 3, "folded")] * 2
+    named = next(node.output[0] for node in proto.graph.node[0].attribute[1].g.node if node.op_type == "Relu")
+    assert "3 dead" in " ".join(explain(proto, named).facts)
+
+
+def test_a_mask_that_stays_inside_is_said_to_stay() -> None:
+    def opaque(body: Body, x: str) -> str:
+        y = body("Mul", body("Gemm", x, body.normal(3, 7)), dead(np.ones((1, 7), np.float32), 1, DEAD))
+        return body("Gemm", body("CumSum", y, np.array(1)), body.normal(7, 2))
+
+    (row,) = inspect(conditional(opaque)).masks
+    assert (row.kind, row.zeros) == ("activation", 3)
