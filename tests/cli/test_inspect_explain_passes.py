@@ -58,13 +58,13 @@ def test_inspect_shows_zeros_that_stay(run: Run, tmp_path: Path) -> None:
         tmp_path / "sparse.onnx",
         """
         <ir_version: 10, opset_import: ["" : 20]>
-        sparse (float[N, 4] x) => (float[N, 2] y)
-        <float[4, 2] w = {1, 0, 0, 2, 0, 0, 3, 4}> { y = MatMul (x, w) }""",
+        sparse (float[N, 4] x) => (float[N, 3] y)
+        <float[4, 3] w = {1, 0, 0, 2, 3, 0, 0, 4, 5, 0, 0, 6}> { y = MatMul (x, w) }""",
     )
     ran = run("inspect", path)
     assert "2:4" in ran.out and "50.0%" in ran.out
     (row,) = json.loads(run("inspect", path, "--json").out)["sparsity"]
-    assert (row["value"], row["shape"], row["zeros"], row["density"]) == ("w", [4, 2], 4, 0.5)
+    assert (row["value"], row["shape"], row["zeros"], row["density"]) == ("w", [4, 3], 6, 0.5)
     assert "2:4" in row["patterns"]
 
 
