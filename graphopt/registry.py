@@ -14,13 +14,17 @@ from graphopt.errors import UsageError, nearest
 
 BUILT_IN = (
     "graphopt.passes.masks.fold_masks:FoldMasks",
+    "graphopt.passes.tidy.split_batches:SplitBatches",
+    "graphopt.passes.tidy.fold_reshapes:FoldReshapes",
     "graphopt.passes.shrink.fold_batch_norm:FoldBatchNorm",
     "graphopt.passes.shrink.fold_dead:FoldDead",
     "graphopt.passes.shrink.demask:Demask",
     "graphopt.passes.shrink.propagate:Propagate",
     "graphopt.passes.shrink.coalesce:Coalesce",
     "graphopt.passes.shrink.narrow:Narrow",
+    "graphopt.passes.shrink.split_blocks:SplitBlocks",
     "graphopt.passes.lower.lower_scatters:LowerScatters",
+    "graphopt.passes.lower.permute:Permute",
     "graphopt.passes.tidy.tidy:Tidy",
 )
 

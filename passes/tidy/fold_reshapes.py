@@ -1,0 +1,131 @@
+"""Chains of reshapes and transposes are written shortly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.context import Context
+from graphopt.facts.arrangements import MOVES, Arrangement, Arrangements
+from graphopt.rewrite.arrange import arrange, recipe
+from graphopt.rewrite.edit import Cursor, Edit
+from graphopt.rewrite.moves import ROLE
+from graphopt.rewrite.unused import remove_unused
+
+
+@dataclass(frozen=True)
+class FoldReshapes:
+    """Write chains of Reshape, Transpose, Flatten, Squeeze, Unsqueeze and slices of everything as what they amount to.
+
+    1. A chain that exchanges whole axes is one ``Transpose``; one that changes nothing is nothing.
+    2. Any other chain is ``Reshape`` (cuts axes), ``Transpose``, ``Reshape`` (joins axes), as many of them as it takes,
+       if these are fewer, or if an axis that joined several (batch and heads) is gone from between.
+    3. Two equal chains are one.
+    4. The shape of a transposed value that nobody else reads is taken from the value before.
+
+    *Never* where a size is not known by name or number well enough to follow it.
+
+    *Needs* shapes folded: the sizes of torch's attention are computed from one another.
+
+    ``Reshape(Transpose(Reshape(x: [N, 4, S, 8] -> [4*N, S, 8]))) -> [N, 4, 8, S]`` -> ``Transpose(x)``
+    """
+
+    name: ClassVar[str] = "fold-reshapes"
+
+    def run(self, context: Context) -> bool:
+        """Run on every graph."""
+        return context.everywhere(lambda: self._run(context))
+
+    def _run(self, context: Context) -> bool:
+        graph = context.graph
+        if not any(node.op_type in MOVES for node in graph):
+            return False
+        arrangements = Arrangements(context.constants)
+        found = {node: arrangement for node in graph if (arrangement := arrangements.visit(node)) is not None}
+        edit = Edit(context.bare(), "composed", cut_weights=True)
+        made: dict[tuple[object, ...], ir.Value] = {}
+        folded = 0
+        for node, arrangement in found.items():
+            out = node.outputs[0]
+            key = (arrangement.root, arrangement.axes)
+            if not arrangement.certain:
+                continue
+            if _goes_on(out, found) or _is_scatter(node):
+                made.setdefault(key, out)
+            elif key in made and not out.is_graph_output():
+                ir.convenience.replace_all_uses_with(out, made[key])
+                folded += 1
+            elif _fold(node, arrangement, made, edit):
+                folded += 1
+            else:
+                made.setdefault(key, out)
+        if folded:
+            remove_unused(graph)
+        shapes = _shapes_before(graph, edit)
+        return context.record({"chains": folded, "shapes": shapes})
+
+
+def _shapes_before(graph: ir.Graph, edit: Edit) -> int:
+    """Take the shape of a transposed value from the value before, where nobody else wants it transposed."""
+    taken = 0
+    for node in list(graph):
+        if node.op_type != "Transpose" or node.domain or node.outputs[0].is_graph_output() or node.inputs[0] is None:
+            continue
+        users = [use.node for use in node.outputs[0].uses()]
+        rank = dims.rank(node.inputs[0])
+        if rank is None or not users or any(user.op_type != "Shape" or user.graph is not graph for user in users):
+            continue
+        perm = np.array(node.attributes.get_ints("perm", tuple(reversed(range(rank)))), np.int64)
+        for user in users:
+            start, end = user.attributes.get_int("start", 0), user.attributes.get_int("end", rank)
+            out, chosen = user.outputs[0], perm[start:end]
+            place = Cursor(graph, before=user)
+            whole = edit.node("Shape", [node.inputs[0]], place, f"{out.name}_before", [rank], out)
+            index = edit.constant(chosen, f"{out.name}_index")
+            result = edit.node("Gather", [whole, index], place, f"{out.name}_order", [int(chosen.size)], out)
+            edit.stand_in(out, result, list(out.uses()))
+            taken += 1
+    if taken:
+        remove_unused(graph)
+    return taken
+
+
+def _fold(node: ir.Node, found: Arrangement, made: dict[tuple[object, ...], ir.Value], edit: Edit) -> bool:
+    """Write the value of a chain's last node anew, where that is shorter."""
+    out = node.outputs[0]
+    steps = recipe(found)
+    nodes = steps.nodes - any((found.root, cut) in made for cut in steps.cut)
+    if steps.nodes and (nodes > found.alone or (nodes == found.alone and not found.merged)):
+        return False
+    if steps.nodes == 0:
+        if out.is_graph_output() or out.dtype != found.root.dtype:
+            return False
+        ir.convenience.replace_all_uses_with(out, found.root)
+        return True
+    result = arrange(found, steps, out, Cursor(edit.graph, before=node), edit, made)
+    if result is None:
+        return False
+    made[found.root, found.axes] = result
+    name = out.name
+    edit.stand_in(out, result, list(out.uses()))
+    if result.name != name:
+        out.name = edit.name(f"{name}_long")
+        result.name = name
+    return True
+
+
+def _goes_on(value: ir.Value, found: dict[ir.Node, Arrangement]) -> bool:
+    """Tell whether all that reads a value rearranges it further: then only the end is written."""
+    uses = value.uses()
+    return bool(uses) and not value.is_graph_output() and all(use.node in found and use.idx == 0 for use in uses)
+
+
+def _is_scatter(node: ir.Node) -> bool:
+    """Tell whether a Transpose belongs to a scatter that the passes wrote and will read again."""
+    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    around = [use.node for use in node.outputs[0].uses()] + ([] if source is None else [source])
+    return any(ROLE in other.metadata_props for other in around)
