@@ -13,10 +13,13 @@ from tests.strategies.builder import BATCH, Builder, Value
 from tests.strategies.recipe import HEADER_BYTES, STEP_BYTES, Choices, InapplicableError, Recipe
 from tests.strategies.steps import (  # noqa: F401  (each registers its steps)
     contractions,
+    einsum,
     elementwise,
+    movers,
     normalizations,
     others,
     pooling,
+    recurrent,
     reductions,
     shapes,
     subgraphs,

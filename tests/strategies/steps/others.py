@@ -1,4 +1,4 @@
-"""Embeddings, subgraphs, recurrent layers, functions with layers, and operators that nobody knows."""
+"""Embeddings, subgraphs, functions with layers, and operators that nobody knows."""
 
 from __future__ import annotations
 
@@ -79,24 +79,6 @@ def loop(b: Builder, c: Choices, x: Value) -> None:
     )
     b.use(x.name)
     b.push(b.op("Loop", [count, go, x], x.shape, amp=1.0, body=body))
-
-
-@step(lambda x: x.dtype == "f" and x.rank == 3 and batch_first(x), weight=1)
-def recurrent(b: Builder, c: Choices, x: Value) -> None:
-    """(N, T, C) as a sequence of length N in batches of T, or the other way round."""
-    b.not_at_zero("onnxruntime 1.31 terminates the process")
-    op = c.pick(["GRU", "LSTM", "RNN"])
-    n, t, k = x.shape
-    assert isinstance(t, int) and isinstance(k, int)
-    gates = {"GRU": 3, "LSTM": 4, "RNN": 1}[op]
-    hidden = c.pick([3, 2, 4])
-    turned = b.op("Transpose", [x], (t, n, k), perm=[1, 0, 2])
-    w = weight(b, c, [1, gates * hidden, k], out_axis=1, in_axis=2, fan_in=k)
-    r = weight(b, c, [1, gates * hidden, hidden], out_axis=1, in_axis=2, fan_in=hidden)
-    # With no sample there is no state: the first output alone is used.
-    y = b.op(op, [turned, w, r], (t, 1, n, hidden), amp=1.0, hidden_size=hidden)
-    y = b.op("Squeeze", [y, b.ints([1])], (t, n, hidden))
-    b.push(b.op("Transpose", [y], (n, t, hidden), perm=[1, 0, 2]))
 
 
 @step(is_image, weight=2)
