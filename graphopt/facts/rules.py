@@ -19,7 +19,8 @@ from graphopt.facts.store import Dead, Facts, Link, Mask, Partial, Spec
 
 ELEMENTWISE_JOINS = frozenset(
     "Add Sub Mul Div Pow Max Min Mean Sum Mod Where PRelu And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual "
-    "BitwiseAnd BitwiseOr BitwiseXor BitShift".split()
+    "BitwiseAnd BitwiseOr BitwiseXor BitShift "
+    "QLinearAdd QLinearMul".split()
 )
 """Operators of which each live operand may come in a layout of its own and be scattered in front of them."""
 

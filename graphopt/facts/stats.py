@@ -19,9 +19,11 @@ def stats(model: ir.Model) -> Stats:
     function is one node, the body of the function is counted beside it); `macs` counts the body at every call. A body
     of Loop or Scan counts once, both branches of If count. Returns numbers of elements, multiply-adds and bytes.
 
-    `parameters` are elements of floating-point constants, `initializer_bytes` the bytes of constants of every type:
-    initializers and the tensors of Constant nodes alike, so that turning the one into the other changes neither. A
-    tensor that several names share counts once. A size that is symbolic, or not known, counts 1 in `macs`.
+    `parameters` are elements of floating-point constants, and of integer ones that stand for numbers: what is
+    dequantized, and the weights and biases of integer operators (`STORED`; packed weights count what is packed).
+    `initializer_bytes` are the bytes of constants of every type: initializers and the tensors of Constant nodes alike,
+    so that turning the one into the other changes neither. A tensor that several names share counts once. A size that
+    is symbolic, or not known, counts 1 in `macs`.
     """
     seen: set[int] = set()
     kept_alive: list[object] = []  # an id may be reused once its object is gone
@@ -35,9 +37,9 @@ def stats(model: ir.Model) -> Stats:
         seen.add(id(tensor))
         kept_alive.append(tensor)
         constant_bytes += tensor.nbytes
-        if tensor.dtype.is_floating_point():
-            parameters += tensor.size
+        parameters += int(tensor.size) if tensor.dtype.is_floating_point() else weights.get(id(tensor), 0)
 
+    weights = _stored(model)
     ops: Counter[str] = Counter()
     for graph in _graphs(model):
         if isinstance(graph, ir.Graph):
@@ -70,6 +72,7 @@ def parameters(model: ir.Model, known: dict[int, tuple[object, int]]) -> int:
             known[id(tensor)] = (tensor, int(tensor.size) if tensor.dtype.is_floating_point() else 0)
         return id(tensor)
 
+    weights = _stored(model)
     seen: set[int] = set()
     fresh = 0
     for graph in _graphs(model):
@@ -82,7 +85,50 @@ def parameters(model: ir.Model, known: dict[int, tuple[object, int]]) -> int:
                         seen.add(held(tensor))
                     elif tensor.dtype.is_floating_point():
                         fresh += int(tensor.size)
-    return fresh + sum(known[key][1] for key in seen)
+    return fresh + sum(known[key][1] or weights.get(key, 0) for key in seen)
+
+
+STORED: Mapping[tuple[str, str], tuple[int, ...]] = {
+    ("", "DequantizeLinear"): (0,),
+    ("", "ConvInteger"): (0, 1),
+    ("", "MatMulInteger"): (0, 1),
+    ("", "QLinearConv"): (0, 3, 8),
+    ("", "QLinearMatMul"): (0, 3),
+    ("com.microsoft", "DequantizeLinear"): (0,),
+    ("com.microsoft", "DynamicQuantizeMatMul"): (1,),
+    ("com.microsoft", "GatherBlockQuantized"): (0,),
+    ("com.microsoft", "MatMulIntegerToFloat"): (0, 1),
+    ("com.microsoft", "MatMulNBits"): (1,),
+    ("com.microsoft", "QGemm"): (0, 3, 6),
+    ("com.microsoft", "QLinearAdd"): (0, 3),
+    ("com.microsoft", "QLinearConv"): (0, 3, 8),
+    ("com.microsoft", "QLinearMul"): (0, 3),
+}
+"""Inputs at which a constant of integers stands for numbers, by domain and operator."""
+
+
+def _stored(model: ir.Model) -> dict[int, int]:
+    """How many numbers each tensor (by id) of integers stands for."""
+    found: dict[int, int] = {}
+    for graph in _graphs(model):
+        for node in graph:
+            for position in STORED.get((_domain(node.domain), node.op_type), ()):
+                value = node.inputs[position] if position < len(node.inputs) else None
+                tensor = None if value is None else _tensor(value)
+                if tensor is not None and tensor.dtype.is_integer():
+                    packed = 8 // node.attributes.get_int("bits", 4) if node.op_type == "MatMulNBits" else 1
+                    found[id(tensor)] = int(tensor.size) * packed
+    return found
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor of an initializer or of a Constant node."""
+    if value.const_value is not None:
+        return value.const_value
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain not in _DEFAULT_DOMAIN:
+        return None
+    return next(iter(_constant_tensors(node)), None)
 
 
 def macs(node: ir.Node) -> int:
@@ -232,6 +278,13 @@ def _matmul(left: int, right: int) -> Callable[[ir.Node], int]:
     return rule
 
 
+def _fused_matmul(node: ir.Node) -> int:
+    a, output = _input(node, 0), _dims(node.outputs[0])
+    if a is None or len(a) < 2 or output is None:
+        return 0
+    return math.prod(output) * a[-2 if _flag(node, "transA") else -1]
+
+
 _MACS: Mapping[tuple[str, str], Callable[[ir.Node], int]] = {
     ("", "Conv"): _conv(1),
     ("", "ConvInteger"): _conv(1),
@@ -240,6 +293,9 @@ _MACS: Mapping[tuple[str, str], Callable[[ir.Node], int]] = {
     ("", "ConvTranspose"): _conv_transpose,
     ("", "Gemm"): _gemm,
     ("com.microsoft", "FusedGemm"): _gemm,
+    ("com.microsoft", "FusedMatMul"): _fused_matmul,
+    ("com.microsoft", "DynamicQuantizeMatMul"): _matmul(0, 1),
+    ("com.microsoft", "MatMulIntegerToFloat"): _matmul(0, 1),
     ("", "MatMul"): _matmul(0, 1),
     ("", "MatMulInteger"): _matmul(0, 1),
     ("", "QLinearMatMul"): _matmul(0, 3),

@@ -67,8 +67,8 @@ def test_a_dequantized_weight() -> None:
         y = net("Relu", net("Gemm", net.input("x", "N", 3), w, transB=1))
         return net.model(net("Gemm", y, net.normal(7, 2)))
 
-    # Seven scales and seven rows before; the scales are cut with their rows, or the weight becomes floats.
-    examine(Case("", build, most=4 * 3 + 4 * 2))
+    # Rows that are stored as integers are cut with their scales.
+    examine(Case("", build, most=4 * 3 + 4 + 4 * 2))
 
 
 def test_an_integer_product_whose_zero_point_is_not_zero() -> None:

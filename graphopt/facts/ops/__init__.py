@@ -14,6 +14,7 @@ from graphopt.facts.ops import (  # noqa: F401
     normalization,
     pooling,
     qlinear,
+    qlinear_elementwise,
     quantized,
     recurrent,
     reduction,

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
-from graphopt.facts.constants import is_constant
+from graphopt.facts.constants import is_constant, stored
 from graphopt.facts.ops.elementwise import own_axis
 from graphopt.facts.rules import Rule, rule, through_links
 from graphopt.facts.store import Dead, Facts, Link, Mask, Partial, Spec
@@ -55,6 +55,7 @@ class Depthwise:
     """Zeros may reach the border of its input."""
     x_zero: int = 0
     w_zero: np.ndarray | None = None
+    silent: Mask | None = None
 
 
 def geometry(spec: Spec) -> Geometry | None:
@@ -256,6 +257,8 @@ class Contraction(Rule):
         partial: Partial = {}
         if not columns.all():
             partial[geo.x_axis] = columns
+            if geo.groups == 1:
+                facts.skips.add(node)
         through_links(node, spec, facts, {geo.x: partial})
         dead_in = facts.dead_axes(x).get(geo.x_axis)
         if dead_in is not None:
@@ -268,6 +271,19 @@ def live_rows(node: ir.Node, geo: Geometry, nonzero: Mask, facts: Facts) -> Mask
     rows = facts.demanded(out, geo.out_axis, nonzero.shape[0] * nonzero.shape[1])
     dead = facts.dead_axes(out).get(geo.out_axis)
     return rows if dead is None else rows & ~dead.mask
+
+
+def fused_with_integers(node: ir.Node, x: int, w: int, bias: int | None, facts: Facts) -> bool:
+    """Tell whether a runtime computes this in integers, and has no place for what constants would add.
+
+    Both operands come out of ``DequantizeLinear``; a bias, if there may be one, would need a scale for each output.
+    """
+    weight, data = stored(node.inputs[w]), stored(node.inputs[x])
+    if weight is None or data is None or weight.inputs[1] is None:
+        return False
+    if node.op_type == "MatMul":
+        return True
+    return bias is None and facts.constants.size(weight.inputs[1]) != 1
 
 
 def bias_operand(node: ir.Node, position: int) -> int | None:
@@ -303,7 +319,8 @@ class Gemm(Contraction):
                 elif size != 1:
                     pinned.add((0, target))
         if facts.constants.known(b):
-            geo = Geometry(0, a_in, 1, b_in, 1 - b_in, 1, bias, alpha=alpha, beta=beta)
+            fixed = fused_with_integers(node, 0, 1, bias, facts)
+            geo = Geometry(0, a_in, 1, b_in, 1 - b_in, 1, bias, position_dependent=fixed, alpha=alpha, beta=beta)
         elif facts.constants.known(a):
             geo = Geometry(1, b_in, 0, a_in, 1 - a_in, 0, bias, alpha=alpha, beta=beta)
         else:
@@ -344,7 +361,8 @@ class MatMul(Contraction):
                     pinned.add((0, target))
         frozen = frozenset(pinned)
         if facts.constants.known(b) and rank_b > 1:
-            geo = Geometry(0, rank_a - 1, 1, rank_b - 2, rank_b - 1, rank - 1, position_dependent=rank_b > 2)
+            fixed = rank_b > 2 or fused_with_integers(node, 0, 1, None, facts)
+            geo = Geometry(0, rank_a - 1, 1, rank_b - 2, rank_b - 1, rank - 1, position_dependent=fixed)
         elif facts.constants.known(a) and rank_a > 1 and rank_b > 1:
             geo = Geometry(1, rank_b - 2, 0, rank_a - 1, rank_a - 2, rank - 2, position_dependent=rank_a > 2)
         else:

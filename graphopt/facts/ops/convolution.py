@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import stored
-from graphopt.facts.ops.contraction import Contraction, Depthwise, Geometry, bias_operand
+from graphopt.facts.ops.contraction import Contraction, Depthwise, Geometry, bias_operand, fused_with_integers
 from graphopt.facts.rules import rule
 from graphopt.facts.store import Facts, Link, Spec
 
@@ -55,6 +55,7 @@ class Conv(Contraction):
             return Spec(links, reason="convolution windows overlap", at_source=True, extra=Depthwise(padded, *zeros))
         if groups > 1 and not facts.constants.in_rows(w):
             return Spec(links, reason="its weight's scales lie along another axis", at_source=True)
+        padded |= fused_with_integers(node, self.x, self.w, bias, facts)
         x_zero, w_zero = zeros
         geo = Geometry(
             self.x, 1, self.w, 1, 0, 1, bias, groups, position_dependent=padded, x_zero=x_zero, w_zero=w_zero
@@ -74,6 +75,8 @@ class Conv(Contraction):
         assert x is not None and w is not None and known is not None
         nonzero = facts.constants.nonzero(w, 0, 1, own.w_zero)
         along = facts.along(x, 1, known[1] or 0)
+        if along is None and own.silent is not None:
+            along = own.silent, np.zeros(own.silent.size)
         if nonzero is None or (along is None and nonzero.all()):
             return
         multiplier = nonzero.shape[0] // (known[1] or 1)

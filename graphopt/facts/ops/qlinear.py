@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
-from graphopt.facts.ops.contraction import Contraction, Geometry, geometry
+from graphopt.facts.ops.contraction import Contraction, Depthwise, Geometry, geometry
 from graphopt.facts.ops.convolution import Conv
 from graphopt.facts.quantization import quantized
 from graphopt.facts.rules import MICROSOFT, Rule, identity_links, rule, through_links
@@ -105,7 +105,7 @@ class ConvInteger(Conv):
         if spec is None or spec.extra is None:
             return spec
         spec.links += lined_up(node, self.parameters, weight[0], 1)
-        if isinstance(spec.extra, Geometry):
+        if isinstance(spec.extra, Geometry | Depthwise):
             spec.extra = replace(spec.extra, silent=silent_inputs(node, self.x, 1, self.x_zero, facts))
         return spec
 

@@ -80,16 +80,13 @@ class Quantization(Rule):
             flat = [None if p is None else p.reshape(()) for p in (scale, zero)]
             result, sure = self.apply(node, fill, *flat)
             return mask & sure, result
-        if along is None or None in known:
-            return self._at_zero(node, mask, fill, zero)
-        sizes = tuple(size or 0 for size in known)
-        if block:
+        if along is None or block:
             # A scale depends on every axis: only zeros are certain to become the same everywhere.
             return self._at_zero(node, mask, fill, zero)
         if axis == along:
             result, sure = self.apply(node, fill, *(None if p is None else p.reshape(-1) for p in (scale, zero)))
             return mask & sure, result
-        if fill.size * sizes[along] > MANY:
+        if fill.size * (known[along] or MANY) > MANY:
             return self._at_zero(node, mask, fill, zero)
         rows = [None if p is None else np.atleast_2d(p) for p in (scale, zero)]
         result, sure = self.apply(node, fill[:, None], *rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphopt.facts.constants import MICROSOFT
 from graphopt.rewrite.ops.contraction import contraction
+from graphopt.rewrite.ops.movement import concat
 from graphopt.rewrite.rules import rewrites
 
 for _name in ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"):
@@ -13,3 +14,4 @@ for _name in (
     "TransposeMatMul",
 ):  # fmt: skip
     rewrites(_name, domain=MICROSOFT)(contraction)
+rewrites("QLinearConcat", domain=MICROSOFT)(concat)
