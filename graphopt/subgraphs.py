@@ -40,18 +40,18 @@ def within(graph: ir.Graph) -> Iterator[ir.Graph]:
     yield from reversed(nesting(graph))
 
 
+def made(graph: ir.Graph) -> list[ir.Value]:
+    """Return the values that a graph itself makes: inputs, initializers, results of its nodes."""
+    found = dict.fromkeys([*graph.inputs, *graph.initializers.values()])
+    for node in graph:
+        found.update(dict.fromkeys(node.outputs))
+    return list(found)
+
+
 def names(graph: ir.Graph) -> set[str]:
     """Return the names of all values and nodes in a graph and inside it."""
     found: set[str] = set()
     for each in within(graph):
-        found.update(each.initializers)
-        found.update(value.name or "" for value in each.inputs)
-        for node in each:
-            found.add(node.name or "")
-            found.update(value.name or "" for value in node.outputs)
+        found.update(value.name or "" for value in made(each))
+        found.update(node.name or "" for node in each)
     return found
-
-
-def owns(graph: ir.Graph, value: ir.Value) -> bool:
-    """Tell whether a value is made in this graph, and not in one around it."""
-    return value.graph is graph

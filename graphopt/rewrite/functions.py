@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from graphopt.errors import ModelError
-from graphopt.subgraphs import subgraphs
+from graphopt.subgraphs import made, subgraphs
 
 CALLS = "graphopt"
 """Domain of the runtime operators: their functions say what they mean and stay calls."""
@@ -61,12 +61,12 @@ def _holds_graph(attribute: ir.Attr) -> bool:
 
 def _unhide(graph: ir.Graph) -> None:
     """Rename what a body calls like something around it; its own names stay where they can."""
-    taken = {value.name or "" for value in _made(graph)}
+    taken = {value.name or "" for value in made(graph)}
     pending = [(body, taken) for node in graph for body in subgraphs(node)]
     while pending:
         body, around = pending.pop()
         own: set[str] = set()
-        for value in _made(body):
+        for value in made(body):
             name, number = value.name or "", 1
             while (name in around or name in own) and value.name:
                 name, number = f"{value.name}_{number}", number + 1
@@ -75,10 +75,3 @@ def _unhide(graph: ir.Graph) -> None:
             own.add(name)
         inside = around | own
         pending += [(deeper, inside) for node in body for deeper in subgraphs(node)]
-
-
-def _made(graph: ir.Graph) -> list[ir.Value]:
-    made = dict.fromkeys([*graph.inputs, *graph.initializers.values()])
-    for node in graph:
-        made.update(dict.fromkeys(node.outputs))
-    return list(made)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import Constants, is_constant
+from graphopt.rewrite.branches import inline_taken
 from graphopt.rewrite.unused import remove_unused
 
 
@@ -25,8 +26,9 @@ class Tidy:
     3. ``Expand`` in front of an operator that broadcasts to that shape anyway.
     4. A bias of zeros (Gemm: where it may be left out, opset 11).
     5. Nodes and initializers that reach no graph output.
+    6. ``If`` of which the condition is a constant: its branch takes its place.
 
-    *Never* renames a graph input or output, never touches a node that has a subgraph or side effects.
+    *Never* renames a graph input or output, never touches a node that has side effects.
 
     *Needs* nothing.
 
@@ -41,7 +43,7 @@ class Tidy:
 
     def _run(self, context: Context) -> bool:
         graph = context.graph
-        removed = 0
+        removed = inline_taken(graph, context.model.graph, context.constants)
         for node in list(graph):
             removed += _unexpand(node)
             removed += _zero_bias(node, context.constants, context.opset)

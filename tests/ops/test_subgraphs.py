@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
+from graphopt import model as models
+from graphopt import optimize
 from graphopt.inspection import explain, inspect
 from tests.ops.net import TYPES, Case, Net, Operand, dead, examine
 
@@ -318,3 +321,54 @@ def test_a_mask_that_stays_inside_is_said_to_stay() -> None:
 
     (row,) = inspect(conditional(opaque)).masks
     assert (row.kind, row.zeros) == ("activation", 3)
+
+
+# -- an If that always takes the same branch -------------------------------------------------------------------------
+
+
+def settled(condition: bool, *, alike: bool = False) -> onnx.ModelProto:
+    """Masked layers in one branch, others in the other; `alike`: an If in a branch, and values of the same name."""
+    net = Net()
+    x = net.input("x", "N", 3)
+    out = ("f", ["N", 2])
+    truth = net("Not", np.array(not condition))
+
+    def choose(prefix: str) -> str:
+        yes, no = Body(net, prefix), Body(net, prefix)
+        graphs: dict[str, Any] = {
+            "then_branch": yes.graph((layers(yes, x), *out)),
+            "else_branch": no.graph((no("Gemm", x, no.normal(3, 2)), *out)),
+        }
+        return net("If", truth, **graphs)
+
+    y = net("Add", choose("one"), choose("one" if alike else "two"))
+    return net.model(net("Neg", y), choose("three"))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("the first", lambda: settled(True), most=3 * INNER, gone=("If",)),
+        Case("the second", lambda: settled(False), most=18, gone=("If",)),
+        Case("names that occur twice", lambda: settled(True, alike=True), most=3 * INNER, gone=("If",)),
+        Case(
+            "dead results of the only branch",
+            lambda: results(rows(DEAD), rows([]), condition=True),
+            most=4 * 4 + 4 * 2,
+            gone=("If",),
+        ),
+    ],
+    ids=lambda case: case.id,
+)
+def test_a_branch_that_is_always_taken_takes_the_place_of_its_if(case: Case) -> None:
+    examine(case)
+    models.check(optimize(case.build(), plan="smallest", verify=False).model)
+
+
+def test_a_condition_that_a_user_may_override_is_no_constant() -> None:
+    def build() -> onnx.ModelProto:
+        proto = results(rows(DEAD), rows(DEAD))
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "flag"))
+        return proto
+
+    examine(Case("", build, stays=("If",)))
