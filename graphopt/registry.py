@@ -16,6 +16,8 @@ BUILT_IN = (
     "graphopt.passes.masks.fold_masks:FoldMasks",
     "graphopt.passes.tidy.split_batches:SplitBatches",
     "graphopt.passes.tidy.fold_reshapes:FoldReshapes",
+    "graphopt.passes.tidy.read_through:ReadThrough",
+    "graphopt.passes.shrink.split_directions:SplitDirections",
     "graphopt.passes.shrink.fold_batch_norm:FoldBatchNorm",
     "graphopt.passes.shrink.fold_dead:FoldDead",
     "graphopt.passes.shrink.demask:Demask",

@@ -49,6 +49,17 @@ class Link:
     out_axis: int
     index: np.ndarray | None = None
 
+    def repeats(self, dead: Dead | None) -> bool:
+        """Tell whether a live input position is read more than once: each copy may be kept or dropped by itself.
+
+        A dead one that is read often is the padding of a scatter.
+        """
+        if self.index is None:
+            return False
+        read = self.index[self.index >= 0]
+        read = read if dead is None else read[~dead.mask[read]]
+        return np.unique(read).size < read.size
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -139,8 +150,12 @@ class Facts:
     borders: dict[ir.Node, np.ndarray] = field(default_factory=dict)
     """Chosen by the plan: the constant inputs that stand for all that are not zero in front of a node's zero padding,
     at most one a group; none where a map takes their place. Nodes that are not listed need every one of them."""
+    skips: set[ir.Node] = field(default_factory=set)
+    """Contractions with a weight for some of their input positions only, whatever else is read of that input."""
     captured: set[ir.Value] = field(default_factory=set)
     """Values read inside a subgraph of a control-flow node: needed whole."""
+    sunk: dict[ir.Value, list[Facts]] = field(default_factory=dict)
+    """Those of them that may be narrowed all the same, with the facts of the bodies that read them."""
     names: set[str] | None = None
     """Names that are taken in the whole model, where it has bodies; edits of any of its graphs add to them."""
     around: Facts | None = None
@@ -246,8 +261,8 @@ class Facts:
     # -- the rest ---------------------------------------------------------------------------------------------------
 
     def anything(self) -> bool:
-        """Tell whether any position of any value is dead or not demanded."""
-        return bool(self.dead) or any(self.demand.values())
+        """Tell whether any position of any value is dead, not demanded, or not read by some contraction."""
+        return bool(self.dead) or bool(self.skips) or any(self.demand.values())
 
     def is_finite(self, value: ir.Value | None) -> bool:
         """Tell whether every element is proved (or, under ``assume_finite``, taken) to be finite."""

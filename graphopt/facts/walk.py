@@ -79,9 +79,9 @@ def _walk(facts: Facts) -> None:
         found = find(node)
         spec = None if found is None else found.spec(node, facts)
         for body in subgraphs(node):
-            _captured_in(body, facts)
             if body not in facts.bodies:
                 facts.bodies[body] = analyse_body(body, facts)
+            _read_inside(node, facts.bodies[body], facts)
         if found is None or spec is None:
             continue
         facts.specs[node] = spec
@@ -95,10 +95,18 @@ def demands(facts: Facts) -> None:
     """Walk backward and compute demands and physical needs anew, with the plan's forced demands."""
     facts.demand.clear()
     facts.physical.clear()
+    facts.skips.clear()
     for value in facts.graph.outputs:
         facts.demand[value] = {axis: mask for axis, mask in facts.wanted.get(value, {}).items() if not mask.all()}
     for value in facts.captured:
-        facts.demand[value] = {}
+        if value not in facts.sunk:
+            facts.demand[value] = {}
+            continue
+        for inner in facts.sunk[value]:
+            if value in inner.demand:
+                facts.contribute(value, inner.demand[value])
+            for axis, mask in inner.physical.get(value, {}).items():
+                facts.need_physically(value, axis, mask)
     for node in reversed(facts.graph):
         spec = facts.specs.get(node)
         if spec is None:
@@ -117,15 +125,26 @@ def _matters(node: ir.Node, facts: Facts) -> bool:
     return not node.outputs or any(out in facts.demand for out in node.outputs)
 
 
-def _captured_in(graph: ir.Graph, facts: Facts) -> None:
-    """Find the values of the analysed graph that a body of one of its nodes reads, at any depth."""
-    for node in graph.all_nodes():
-        for value in node.inputs:
-            if value is not None and value.graph is facts.graph:
-                facts.captured.add(value)
-    for value in graph.outputs:
-        if value.graph is facts.graph:
+def _read_inside(node: ir.Node, body: Facts, facts: Facts) -> None:
+    """Find the values of the analysed graph that a body of one of its nodes reads, at any depth.
+
+    What only branches read may be narrowed: a branch scatters it first, as an operator that needs it whole would have
+    it scattered, and its own narrowing takes the scatter out. A loop would do so in every iteration.
+    """
+    pending = [(body, node.op_type == "If")]
+    while pending:
+        inner, branch = pending.pop()
+        outer = {value: None for each in inner.graph for value in each.inputs if value is not None}
+        for value in (*outer, *inner.graph.outputs):
+            if value.graph is not facts.graph:
+                continue
+            if not branch or value not in outer:
+                facts.sunk.pop(value, None)
+            elif value not in facts.captured or value in facts.sunk:
+                facts.sunk.setdefault(value, []).append(inner)
             facts.captured.add(value)
+        for each in inner.graph:
+            pending += [(inner.bodies[deeper], branch and each.op_type == "If") for deeper in subgraphs(each)]
 
 
 def unknown(node: ir.Node, facts: Facts) -> bool:

@@ -129,7 +129,7 @@ def make_plan(
             continue
         _visit(node, spec, plan, classes, joins)
     for (value, _), track in plan.tracks.items():
-        if value in facts.captured or (track.settled and value.is_graph_output()):  # read by name inside a subgraph
+        if (value in facts.captured and value not in facts.sunk) or (track.settled and value.is_graph_output()):  # read by name inside a subgraph
             classes.pin(track.ids)
     if not plan.tracks:
         return plan
@@ -257,6 +257,8 @@ def _track_of_axis(
     moved = [link for link in links if link.index is not None and not constants.known(node.inputs[link.operand])]
     if moved:
         if node.op_type == "Conv" and _leaves_stream(node, moved[0], out, size, plan):
+            return Track(classes.fresh(size))
+        if node.op_type == "Gather" and moved[0].repeats(plan.facts.dead_axes(node.inputs[0]).get(moved[0].axis)):
             return Track(classes.fresh(size))
         return _moved(node, moved, size, plan, classes)
     live: list[tuple[ir.Value, Track | None]] = []

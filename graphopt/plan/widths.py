@@ -228,14 +228,14 @@ class Widths:
                 scope = self._scope([track])
                 if scope:
                     wide = self._width(track, 0, scope)
-                    found.append((scope, self.costs.depthwise(wide, _window(node, 0, 1), _others(out, 1))))
+                    found.append((scope, self.costs.depthwise(wide, window_taps(node, 0, 1), elements_at(out, 1))))
         for group in list(self.groups.values()):
             branch = group.branch
             if branch is None:
                 continue
             scope = self._scope([branch.track, branch.stream])
             wide = self._width(branch.stream, 0, scope)
-            cost = self.costs.scatter(wide, _others(branch.node.outputs[0], branch.out_axis))
+            cost = self.costs.scatter(wide, elements_at(branch.node.outputs[0], branch.out_axis))
             held = [i for i, own in enumerate(scope) if self.groups[own] is group]
             cost = np.moveaxis(np.array(cost, np.float64), held[0], 0)
             cost[-1] = 0.0
@@ -252,10 +252,10 @@ class Widths:
         full = (sizes[geo.out_axis] if sizes is not None else None) or UNKNOWN_SIZE
         inputs = self._width(tracks[0], size, scope)
         outputs = self._width(tracks[1], full, scope)
-        pixels, window = _others(out, geo.out_axis), _window(node, geo.w_in, geo.w_out)
+        pixels, window = elements_at(out, geo.out_axis), window_taps(node, geo.w_in, geo.w_out)
         read = self._read(node, x, geo.x_axis, size)
         narrow = _contraction_cost(self.costs, node, np.minimum(inputs, read), outputs, window, pixels, geo.groups)
-        gathered = narrow + self.costs.gather(read, _others(x, geo.x_axis))
+        gathered = narrow + self.costs.gather(read, elements_at(x, geo.x_axis))
         wide = _contraction_cost(self.costs, node, inputs, outputs, window, pixels, geo.groups)
         return np.where(inputs <= read, wide, np.minimum(wide, gathered))
 
@@ -302,10 +302,10 @@ def contraction_gathers(costs: CostModel, node: ir.Node, geo: Geometry, outputs:
     """Tell whether gathering ``read`` of ``present`` input positions is cheaper than multiplying the others by zero."""
     x, out = node.inputs[geo.x], node.outputs[0]
     assert x is not None
-    pixels, window = _others(out, geo.out_axis), _window(node, geo.w_in, geo.w_out)
+    pixels, window = elements_at(out, geo.out_axis), window_taps(node, geo.w_in, geo.w_out)
     narrow = _contraction_cost(costs, node, np.asarray(read), np.asarray(outputs), window, pixels, geo.groups)
     wide = _contraction_cost(costs, node, np.asarray(present), np.asarray(outputs), window, pixels, geo.groups)
-    return bool(narrow + costs.gather(read, _others(x, geo.x_axis)) < wide)
+    return bool(narrow + costs.gather(read, elements_at(x, geo.x_axis)) < wide)
 
 
 def _contraction_cost(
@@ -322,7 +322,7 @@ def _contraction_cost(
     return costs.product(inputs, outputs, pixels)
 
 
-def _others(value: ir.Value, axis: int) -> int:
+def elements_at(value: ir.Value, axis: int) -> int:
     """Return how many elements there are at one position of an axis."""
     count = 1
     for place, size in enumerate(dims.static(value) or ()):
@@ -331,7 +331,7 @@ def _others(value: ir.Value, axis: int) -> int:
     return count
 
 
-def _window(node: ir.Node, w_in: int, w_out: int) -> int:
+def window_taps(node: ir.Node, w_in: int, w_out: int) -> int:
     """Return the taps of a convolution's window; one for products."""
     weight = next((v for v in node.inputs[1:2] if v is not None), None)
     if weight is None or "Conv" not in node.op_type or not is_constant(weight):

@@ -9,6 +9,7 @@ from graphopt.facts.ops.contraction import Depthwise, geometry
 from graphopt.facts.store import Spec
 from graphopt.plan.classes import Plan
 from graphopt.rewrite.edit import Edit, Form
+from graphopt.rewrite.ops.control import whole_inside
 from graphopt.rewrite.rules import find, whole
 from graphopt.rewrite.unused import remove_unused
 
@@ -30,6 +31,8 @@ def apply(plan: Plan, form: Form, *, cut_weights: bool) -> Edit:
             continue
         find(node)(node, spec, edit)
     _outputs_whole(edit)
+    if facts.sunk:
+        whole_inside(edit)
     if edit.counts:
         remove_unused(facts.graph)
     return edit
@@ -38,7 +41,7 @@ def apply(plan: Plan, form: Form, *, cut_weights: bool) -> Edit:
 def _concerned(node: ir.Node, spec: Spec, edit: Edit) -> bool:
     """Tell whether anything about the node's operands or results is narrowed or dead."""
     facts, plan = edit.facts, edit.plan
-    if any(out in plan.layouts for out in node.outputs):
+    if node in facts.skips or any(out in plan.layouts for out in node.outputs):
         return True
     contracts = geometry(spec) is not None or bool(spec.products)
     for value in node.inputs:

@@ -33,6 +33,21 @@ def gather(edit: Edit, value: ir.Value, axis: int, index: np.ndarray, place: Cur
     return _tagged(result, "gather")
 
 
+def cut_range(
+    edit: Edit, value: ir.Value, axis: int, start: int, count: int, place: Cursor, named: ir.Value
+) -> ir.Value:
+    """Select ``count`` positions of ``axis`` from ``start`` on."""
+    known = list(dims.sizes(value) or ())
+    known[axis] = count
+    numbers: list[ir.Value | None] = [
+        edit.constant(np.array([number], np.int64), f"{named.name}_{what}")
+        for what, number in (("start", start), ("end", start + count), ("axis", axis))
+    ]
+    edit.counts["gathers"] += 1
+    result = edit.node("Slice", [value, *numbers], place, f"{named.name}_gathered", known, named)
+    return _tagged(result, "gather")
+
+
 def scatter(
     edit: Edit,
     value: ir.Value,
@@ -107,6 +122,12 @@ def _rows(
         count = edit.constant(np.array([size]), f"size_{size}")
         concat = [ir.AttrInt64("axis", 0)]
         target = edit.node("Concat", [count, rest], place, f"{base}_shape", [len(wide)], named, concat, int64)
+    if named.dtype == ir.DataType.BFLOAT16:  # onnxruntime moves these numbers, but does not expand them
+        wider = edit.node(
+            "Cast", [rows], place, f"{base}_fill", None, named, [ir.AttrInt64("to", 1)], ir.DataType.FLOAT
+        )
+        wider = edit.node("Expand", [wider, target], place, f"{base}_fills", wide, named, dtype=ir.DataType.FLOAT)
+        return edit.node("Cast", [wider], place, f"{base}_fills", wide, named, [ir.AttrInt64("to", 16)])
     return edit.node("Expand", [rows, target], place, f"{base}_fills", wide, named)
 
 
