@@ -7,8 +7,9 @@ import onnx_ir as ir
 from graphopt.context import Context
 from graphopt.facts.expressions import Expressions
 from graphopt.facts.masks import Mask, find_masks
+from graphopt.facts.store import Facts
 from graphopt.model_check import source_line
-from graphopt.report.axes import NAMED, because
+from graphopt.report.axes import because
 from graphopt.report.culprits import called, culprits, unforced
 from graphopt.report.schema import ForcedRow, MaskRow, Moves
 from graphopt.rewrite.moves import ROLE
@@ -72,28 +73,29 @@ def _why_kept(mask: Mask, node: ir.Node, result: ir.Model, context: Context) -> 
 def moves(model: ir.Model, context: Context, role: str) -> Moves:
     """Return how many scatters (or gathers) were inserted, and what forces those that are left."""
     remaining = []
-    for node in (node for graph in within(model.graph) for node in graph):
+    facts: dict[ir.Graph, Facts] = {}
+    for graph, node in [(each, node) for each in within(model.graph) for node in each]:
         if node.metadata_props.get(ROLE) != role:
             continue
+        if model is context.model and graph not in facts:
+            with context.inside(graph):
+                facts[graph] = unforced(context.facts())
         out = last = node.outputs[0]
         fills = [use.node for use in out.uses() if use.node.metadata_props.get(ROLE) == "fill"]
         if fills:  # what reads the scatter is what reads it with its constants
             last = fills[0].outputs[0]
-        remaining.append(ForcedRow(str(out.name), _forced_by(last, model, context)))
+        remaining.append(ForcedRow(str(out.name), _forced_by(last, facts.get(graph))))
     return Moves(context.counts[f"{role}s"], remaining)
 
 
-def _forced_by(value: ir.Value, model: ir.Model, context: Context) -> str:
+def _forced_by(value: ir.Value, facts: Facts | None) -> str:
     """Name what reads a scattered value, and why that needs the positions which were filled in."""
     readers = sorted({called(use.node) for use in value.uses()})
     if value.is_graph_output():
         readers.append("graph output")
     found: list[str] = []
-    graph = value.graph
-    if model is context.model and isinstance(graph, ir.Graph):
-        with context.inside(graph):
-            facts = unforced(context.facts())
+    if facts is not None:
         for axis, dead in facts.dead_axes(value).items():
-            found += [str(one) for one in culprits(facts, None, value, axis, dead.mask)[:NAMED]]
+            found += [str(one) for one in culprits(facts, None, value, axis, dead.mask)]
     unnamed = [name for name in readers if not any(one.startswith(name) for one in found)]
     return "; ".join(([", ".join(unnamed)] if unnamed else []) + found)

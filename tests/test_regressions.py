@@ -1,6 +1,6 @@
 """Models on which graphopt was wrong once, most of them found by random graphs and made small.
 
-Each file of ``tests/regressions`` is a model in ONNX's own notation. Its comments say what was wrong, and how it was run:
+Each file of ``tests/regressions`` is a model in ONNX's notation. Its comments say what was wrong and how it was run:
 
 * ``# pass NAME``: the pass that was run alone (the whole pipeline is always run, with both plans);
 * ``# not finite``: without ``assume_finite``.

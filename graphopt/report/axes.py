@@ -13,9 +13,6 @@ from graphopt.report.schema import AxisRow, FillKind
 
 SOURCES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"})
 
-NAMED = 2
-"""Culprits that one row names."""
-
 
 def axis_rows(facts: Facts, chosen: Plan) -> list[AxisRow]:
     """Return one row for every axis, made by weights, of which some position is dead or unread."""
@@ -69,7 +66,7 @@ def because(found: list[Culprit]) -> str:
     """Say who forces positions to stay."""
     if not found:
         return "the plan computes them along with others, which is cheaper than to move what is left"
-    return "; ".join(str(one) for one in found[:NAMED])
+    return "; ".join(str(one) for one in found)
 
 
 def _fill(dead: Dead | None) -> FillKind:

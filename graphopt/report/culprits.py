@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
@@ -26,8 +27,11 @@ from graphopt.facts.walk import demands
 from graphopt.model_check import source_line
 from graphopt.plan.classes import Plan
 
-FARTHEST = 200
-"""Values that one search looks at; who is farther away is not named."""
+FARTHEST = 64
+"""Values that one search looks at; who is farther away is not named. It keeps the whole report linear."""
+
+NAMED = 2
+"""How many culprits are named."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def unforced(facts: Facts) -> Facts:
 
 
 def culprits(facts: Facts, plan: Plan | None, value: ir.Value, axis: int, positions: Mask) -> list[Culprit]:
-    """Return who forces some positions of an axis to stay, the nearest first; empty where nobody was found.
+    """Return who forces some positions of an axis to stay, the nearest (two) first; empty where nobody was found.
 
     Args:
         facts: as ``unforced`` gives them.
@@ -77,7 +81,7 @@ def culprits(facts: Facts, plan: Plan | None, value: ir.Value, axis: int, positi
         axis: one of its axes.
         positions: ``[n]`` (bool), dead or unread, and kept.
     """
-    return list(_Search(facts, plan).run(value, axis, positions))
+    return list(islice(_Search(facts, plan).run(value, axis, positions), NAMED))
 
 
 class _Search:
