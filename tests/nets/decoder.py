@@ -69,12 +69,13 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(batch, time, heads*size) to (batch, heads, time, size)."""
-        return x.view(x.shape[0], x.shape[1], -1, self.size).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], x.shape[2] // self.size, self.size).transpose(1, 2)
 
     def repeated(self, x: Tensor) -> Tensor:
         """One key head for every query head."""
         batch, keys, time, size = x.shape
-        return x[:, :, None].expand(batch, keys, self.repeats, time, size).reshape(batch, -1, time, size)
+        x = x[:, :, None].expand(batch, keys, self.repeats, time, size)
+        return x.reshape(batch, keys * self.repeats, time, size)
 
     def forward(
         self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor, past: tuple[Tensor, Tensor]

@@ -28,12 +28,13 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, time, width) to the same."""
         batch, time, _ = x.shape
-        mixed = self.inputs(self.norm1(x)).reshape(batch, time, 3, -1, self.size).permute(2, 0, 3, 1, 4)
-        query, key, value = mixed.unbind(0)
+        heads = self.output.in_features // self.size
+        mixed = self.inputs(self.norm1(x)).reshape(batch, time, 3, heads, self.size)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
         context = torch.softmax(query @ key.transpose(2, 3) * self.size**-0.5, -1) @ value
         if self.head_mask is not None:
             context = context * self.head_mask.view(1, -1, 1, 1)
-        x = x + self.output(context.transpose(1, 2).reshape(batch, time, -1))
+        x = x + self.output(context.transpose(1, 2).flatten(2))
         hidden = functional.gelu(self.first(self.norm2(x)))
         return x + self.second(hidden if self.hidden_mask is None else hidden * self.hidden_mask)
 
