@@ -98,7 +98,8 @@ def test_a_body_that_reads_a_value_is_named() -> None:
 
     z = net("If", net.input("gate", dtype="b"), then_branch=branch("a", "Neg"), else_branch=branch("b", "Softmax"))
     found = inspected(last(net, z))
-    assert any("If" in line for line in [*found.blockers, *(row.reason for row in staying(found))])
+    lines = [*found.blockers, *(row.reason for row in staying(found))]
+    assert any("If" in line or "b_node" in line for line in lines), lines
 
 
 def test_zero_padding_over_constants_is_named() -> None:
