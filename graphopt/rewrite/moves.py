@@ -143,7 +143,8 @@ def padded(
 ) -> ir.Value:
     """Scatter as ``Pad`` (one position of zeros), ``Gather`` (an index map), ``Add`` (the fills that are not zero).
 
-    Where the positions are one range, ``Pad`` alone does it.
+    Where the positions are one range, ``Pad`` alone does it. Bytes are padded with their zero point, and selected where
+    there are several, for they are not added before opset 14.
     """
     known = list(dims.sizes(value) or ())
     rank = len(known)
@@ -152,12 +153,20 @@ def padded(
     lowest = int(index[0]) if count else 0
     zeros = np.asarray(fill).copy()
     zeros[index] = 0
+    with_bytes = named.dtype in (ir.DataType.UINT8, ir.DataType.INT8)
+    point = np.unique(np.delete(fill, index)) if with_bytes and edit.facts.opset >= 11 else None
+    if point is not None and point.size == 1 and point[0] != 0:
+        zeros[:] = 0
+    else:
+        point = None
     if np.array_equal(index, np.arange(lowest, lowest + count)):
         known[axis] = size
-        result = _tagged(_pad(edit, value, axis, rank, lowest, size - lowest - count, place, named, known), "scatter")
+        result = _tagged(
+            _pad(edit, value, axis, rank, lowest, size - lowest - count, place, named, known, point), "scatter"
+        )
     else:
         known[axis] = count + 1
-        wider = _pad(edit, value, axis, rank, 0, 1, place, named, known)
+        wider = _pad(edit, value, axis, rank, 0, 1, place, named, known, point)
         places = np.full(size, count)
         places[index] = np.arange(count)
         indices = edit.constant(places.astype(np.int64), f"{base}_places")
@@ -169,6 +178,11 @@ def padded(
         shape = [1] * rank
         shape[axis] = size
         fills = edit.constant(zeros.reshape(shape), f"{base}_fill", named.dtype)
+        if with_bytes and edit.facts.opset < 14:
+            mask = np.ones(size, bool)
+            mask[index] = False
+            inputs: list[ir.Value | None] = [edit.constant(mask.reshape(shape), f"{base}_filled"), fills, result]
+            return _tagged(edit.node("Where", inputs, place, f"{base}_filled", known, named), "fill")
         result = _tagged(edit.node("Add", [result, fills], place, f"{base}_filled", known, named), "fill")
     return result
 
@@ -183,10 +197,14 @@ def _pad(
     place: Cursor,
     named: ir.Value,
     shape: list[dims.Size],
+    point: np.ndarray | None = None,
 ) -> ir.Value:
     pads = np.zeros(2 * rank, np.int64)
     pads[axis], pads[rank + axis] = before, after
     base = f"{named.name}_padded"
     if edit.facts.opset < 11:
         return edit.node("Pad", [value], place, base, shape, named, [ir.AttrInt64s("pads", pads.tolist())])
-    return edit.node("Pad", [value, edit.constant(pads, f"{base}_pads")], place, base, shape, named)
+    inputs: list[ir.Value | None] = [value, edit.constant(pads, f"{base}_pads")]
+    if point is not None:
+        inputs.append(edit.constant(point.reshape(()), f"{base}_fill", named.dtype))
+    return edit.node("Pad", inputs, place, base, shape, named)

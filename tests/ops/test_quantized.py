@@ -162,11 +162,11 @@ def test_the_output_is_quantized() -> None:
 def _stored_gemm(axis: int | None, zeros: Callable[[int], np.ndarray] | None, rows: Collection[int]) -> onnx.ModelProto:
     net = Net()
     count = {0: 7, 1: 3}.get(-1 if axis is None else axis, 1)
-    zero = np.int8(3) if zeros is None else zeros(count)
+    zero = np.array(3) if zeros is None else zeros(count)
     q = dead(steps(net, 7, 3), 0, rows)
     q = np.where(np.isin(np.arange(7), list(rows))[:, None], zero[:, None] if axis == 0 and np.ndim(zero) else zero, q)
     s = scale(0.02) if axis is None else np.linspace(0.01, 0.03, count).astype(np.float32)
-    attributes = {} if axis is None else {"axis": axis}
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     w = net("DequantizeLinear", q.astype(np.int8), s, np.asarray(zero, np.int8), **attributes)
     y = net("Relu", net("Gemm", net.input("x", "N", 3), w, transB=1))
     return net.model(net("Gemm", y, net.normal(7, 2)))
@@ -299,7 +299,7 @@ def test_a_quantized_convolution(pads: int, per_row: bool) -> None:
         bias = 4 if biased else 0
         # Row 2 of the weight is dead too: its bias is a constant that the next one's sums take in.
         examine(Case("zeros", lambda b=biased: build(0.0, b), most=small + bias + 2 + 8))
-        plane = {"least": small + 3 + 36} if pads else {"most": small + 4 + 2 + 8}
+        plane: dict[str, Any] = {"least": small + 3 + 36} if pads else {"most": small + 4 + 2 + 8}
         examine(Case("constants", lambda b=biased: build(0.6, b), **plane))
 
 
@@ -562,3 +562,20 @@ def test_a_model_quantized_when_it_runs(tmp_path: Path) -> None:
     assert any(node.op_type == "ConvInteger" for node in model.graph.node)
     weights = 4 * 27 + 4 * 9 + 4 * 4 + 5 * 4 * 9 + 20
     examine(Case("", lambda: model, most=weights + 4 * 3 + 5 + 4 + 5 + 8, batches=(1, 5)))
+
+
+@pytest.mark.parametrize("opset", [11, 13, 14, 18])
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+def test_bytes_are_scattered_with_their_zero_points(kind: type, opset: int) -> None:
+    def build(places: list[int], *fills: float) -> onnx.ModelProto:
+        net = Net(opset=opset)
+        bias = np.zeros(7, np.float32)
+        bias[places] = np.resize(fills, len(places))
+        y = net("Gemm", net.input("x", "N", 3), dead(net.normal(3, 7), 1, places), bias)
+        proto = net.model(net("Concat", *[quantize(net, y, 0.01, 7, kind)[0]] * 2, axis=0))
+        proto.graph.output[0].type.tensor_type.elem_type = TensorProto.UINT8 if kind is np.uint8 else TensorProto.INT8
+        return proto
+
+    for places in (DEAD, [0, 1, 2], [5, 6]):
+        examine(Case("zeros", lambda p=places: build(p, 0.0), most=(7 - len(places)) * 4 + 1))
+        examine(Case("other constants", lambda p=places: build(p, 0.5, 0.9), most=(7 - len(places)) * 4 + 1))

@@ -18,11 +18,22 @@ MANY = 1 << 20
 """Fills times scales that are tried out where an axis is not the one that the scales lie along."""
 
 
+UNMOVED = frozenset(
+    kind for kind in ir.DataType if (kind.is_integer() and kind.bitwidth < 8) or kind.name.startswith("FLOAT8")
+) | {ir.DataType.FLOAT4E2M1, ir.DataType.FLOAT6E2M3, ir.DataType.FLOAT6E3M2}
+"""Types that onnxruntime neither gathers nor scatters: values of them stay whole. (Constants of them are cut.)"""
+
+SCATTERS = 11
+"""From this opset on, all other types are scattered."""
+
+
 class Quantization(Rule):
     """``f' = g(f, scale, zero)`` at every position; a vector of scales lies along ``axis``, or repeats in blocks."""
 
     def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
         x, scale = node.inputs[0], node.inputs[1]
+        if any(value is None or value.dtype in UNMOVED for value in (x, node.outputs[0])) or facts.opset < SCATTERS:
+            return None
         sizes, own = dims.sizes(x), dims.sizes(scale)
         if sizes is None or own is None or dims.rank(node.outputs[0]) != len(sizes):
             return None
