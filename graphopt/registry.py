@@ -26,8 +26,8 @@ BUILT_IN = (
     "graphopt.passes.shrink.narrow:Narrow",
     "graphopt.passes.shrink.split_blocks:SplitBlocks",
     "graphopt.passes.lower.lower_scatters:LowerScatters",
-    "graphopt.passes.lower.permute:Permute",
     "graphopt.passes.tidy.tidy:Tidy",
+    "graphopt.passes.lower.permute:Permute",
 )
 
 

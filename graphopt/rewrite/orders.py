@@ -50,6 +50,9 @@ def _move(move: Move, orders: Orders, edit: Edit) -> bool:
     if np.array_equal(index, move.index):
         return False
     out = move.out
+    # What it reads may itself have been a move, and have got a stand-in.
+    source = (move.pad or move.node).inputs[0]
+    assert source is not None
     users = list(out.uses())
     place = Cursor(edit.graph, after=move.node)
     if move.scatters:
@@ -57,10 +60,10 @@ def _move(move: Move, orders: Orders, edit: Edit) -> bool:
         positions = np.empty(inside.size, np.int64)
         positions[index[inside]] = inside
         fill = np.zeros(index.size, out.dtype.numpy() if out.dtype is not None else np.float32)
-        result = moves.padded(edit, move.source, move.axis, positions, index.size, fill, place, out)
+        result = moves.padded(edit, source, move.axis, positions, index.size, fill, place, out)
     elif index.size and edit.facts.opset >= 10 and bool((np.diff(index) == 1).all()):
-        result = moves.cut_range(edit, move.source, move.axis, int(index[0]), int(index.size), place, out)
+        result = moves.cut_range(edit, source, move.axis, int(index[0]), int(index.size), place, out)
     else:
-        result = moves.gather(edit, move.source, move.axis, index, place, out)
+        result = moves.gather(edit, source, move.axis, index, place, out)
     edit.stand_in(out, result, users)
     return not move.simple and Move(move.node, None, move.source, out, move.axis, index).simple

@@ -24,7 +24,7 @@ class Permute:
     contractions with constant weights passes on or reads, nor a constant that several operators share. Nothing is done
     unless more of the moves are ranges afterwards.
 
-    *Needs* lowered scatters; looks only at gathers and scatters that graphopt itself has made.
+    *Needs* lowered scatters in a tidy graph; looks only at gathers and scatters that graphopt itself has made.
 
     ``Add(x, Gather(Pad(Conv(y, W)), map))`` -> ``Add(x', Pad(Conv(y, W')))``
     """
