@@ -372,3 +372,85 @@ def test_a_condition_that_a_user_may_override_is_no_constant() -> None:
         return proto
 
     examine(Case("", build, stays=("If",)))
+
+
+# -- values that branches read from outside --------------------------------------------------------------------------
+
+
+def captured(
+    read: Callable[[Body, str], str],
+    reader: Callable[[Net, str], str] | None = None,
+    *,
+    fill: float = 0.0,
+    deep: bool = False,
+) -> onnx.ModelProto:
+    """A layer with dead rows outside, read by both branches; and by somebody outside, too."""
+    net = Net()
+    x = net.input("x", "N", 3)
+    flag = net.input("flag", dtype="b")
+    y = net("Relu", net("Gemm", x, dead(net.normal(7, 3), 0, DEAD), dead(net.normal(7), 0, DEAD, fill), transB=1))
+    out = ("f", ["N", 2])
+    yes, no = Body(net, "yes"), Body(net, "no")
+    if deep:
+        first, second = Body(net, "first"), Body(net, "second")
+        a = yes(
+            "If",
+            flag,
+            then_branch=first.graph((read(first, y), *out)),
+            else_branch=second.graph((read(second, y), *out)),
+        )
+    else:
+        a = read(yes, y)
+    z = net("If", flag, then_branch=yes.graph((a, *out)), else_branch=no.graph((linear(no, y), *out)))
+    return net.model(z, reader(net, y)) if reader else net.model(z)
+
+
+def linear(body: Net, y: str) -> str:
+    return body("Gemm", body("Tanh", y), body.normal(7, 2), body.normal(2))
+
+
+def opaque(body: Net, y: str) -> str:
+    return body("Gemm", body("CumSum", y, np.array(1)), body.normal(7, 2))
+
+
+OUTER, LINEAR = 4 * 4, 4 * 2 + 2
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("read by both branches", lambda: captured(linear), most=OUTER + 2 * LINEAR),
+        Case("that are not zero", lambda: captured(linear, fill=0.5), most=OUTER + 2 * LINEAR),
+        Case("read outside as well", lambda: captured(linear, linear), most=OUTER + 3 * LINEAR),
+        Case("read in branches of branches", lambda: captured(linear, deep=True), most=OUTER + 3 * LINEAR),
+        Case("needed whole in one", lambda: captured(opaque), most=OUTER + 7 * 2 + LINEAR + 7, stays=("CumSum",)),
+        Case(
+            "of the graph's output",
+            lambda: captured(linear, lambda net, y: net("Identity", y), fill=0.5),
+            most=OUTER + 2 * LINEAR + 7,
+        ),
+    ],
+    ids=lambda case: case.id,
+)
+def test_outer_values_are_narrowed_where_branches_read_them(case: Case) -> None:
+    examine(case)
+
+
+@pytest.mark.parametrize("read", [linear, opaque], ids=["linear", "opaque"])
+def test_a_loop_reads_outer_values_whole(read: Callable[[Net, str], str]) -> None:
+    """A scatter inside would run in every iteration; what is dead is known inside all the same."""
+
+    def build() -> onnx.ModelProto:
+        net = Net()
+        y = net("Relu", net("Gemm", net.input("x", "N", 3), dead(net.normal(7, 3), 0, DEAD), transB=1))
+        body = Body(net, "body")
+        new = body("Add", "state", read(body, y))
+        graph = body.graph(
+            (body("Identity", "go"), "b", []),
+            (new, "f", ["N", 2]),
+            inputs=[("i", "i", []), ("go", "b", []), ("state", "f", ["N", 2])],
+        )
+        start = net("Slice", "x", [0], [2], [1])
+        return net.model(net("Loop", np.array(2), np.array(True), start, body=graph))
+
+    examine(Case("", build, least=4 * 3 + 4 * 2 if read is linear else 4 * 3 + 7 * 2))

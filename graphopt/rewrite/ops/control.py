@@ -10,6 +10,7 @@ from graphopt.plan.classes import Layout, Plan
 from graphopt.rewrite import moves
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.rules import rewrites
+from graphopt.subgraphs import subgraphs, within
 
 
 def inside(body: ir.Graph, edit: Edit) -> Edit:
@@ -27,6 +28,34 @@ def select_output(body: ir.Graph, place: int, layout: Layout, edit: Edit) -> Non
         result = moves.gather(inner, result, axis, kept, Cursor(body), value)
     body.outputs[place] = result
     edit.counts.update(inner.counts)
+
+
+def whole_inside(edit: Edit) -> None:
+    """Scatter narrowed values at the front of the bodies that read them; what the bodies need of it, they show."""
+    for node in edit.graph:
+        for body in subgraphs(node):
+            restored: dict[ir.Value, ir.Value] = {}
+            readers = [reader for graph in within(body) for reader in graph]
+            for reader in readers:
+                for position, value in enumerate(reader.inputs):
+                    if value is None or value.graph is not edit.graph or not edit.layout(value):
+                        continue
+                    if value not in restored:
+                        restored[value] = _restored(value, body, edit)
+                    reader.replace_input_with(position, restored[value])
+
+
+def _restored(value: ir.Value, body: ir.Graph, edit: Edit) -> ir.Value:
+    inner, result = inside(body, edit), value
+    place = Cursor(body, before=next(iter(body)))
+    sizes = edit.sizes(value)
+    assert sizes is not None
+    for axis, kept in sorted(edit.layout(value).items()):
+        size = sizes[axis]
+        assert isinstance(size, int)
+        result = moves.scatter(inner, result, axis, kept, size, edit.fill(value, axis, size), place, value)
+    edit.counts.update(inner.counts)
+    return result
 
 
 @rewrites("If")
