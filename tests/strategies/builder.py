@@ -229,6 +229,8 @@ class Builder:
         imports = [helper.make_opsetid("", self.opset)]
         if self.functions:
             imports.append(helper.make_opsetid("local", 1))
+        if any(node.domain == "com.microsoft" for node in self.nodes):
+            imports.append(helper.make_opsetid("com.microsoft", 1))
         return helper.make_model(
             graph, opset_imports=imports, functions=list(self.functions.values()), ir_version=10, producer_name="random"
         )

@@ -22,6 +22,9 @@ from graphopt.facts.ops.elementwise import aligned_spec, own_axis
 from graphopt.facts.rules import MICROSOFT, Rule, rule, through_links
 from graphopt.facts.store import Facts, Link, Mask, Spec
 
+FUSED_RMS = 23
+"""The opset that has RMSNormalization."""
+
 
 @dataclass(slots=True)
 class Norm:

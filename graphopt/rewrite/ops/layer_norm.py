@@ -24,16 +24,13 @@ import onnx_ir as ir
 from onnx_ir._core import Usage
 
 from graphopt import dims
-from graphopt.facts.ops.layer_norm import Norm, first_axis, norm_of
+from graphopt.facts.ops.layer_norm import FUSED_RMS, Norm, first_axis, norm_of
 from graphopt.facts.rules import MICROSOFT
 from graphopt.facts.store import Spec
 from graphopt.plan.classes import Layout
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.rules import by_links, rewrites
 from graphopt.rewrite.scales import scaled
-
-FUSED_RMS = 23
-"""The opset that has RMSNormalization."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +49,12 @@ class Left:
 def _left_out(norm: Norm, planned: Layout, sizes: tuple[dims.Size, ...]) -> Left | None:
     share, mean, spread, count = 1.0, 0.0, 0.0, 0
     for axis in norm.axes:
-        kept, size = planned.get(axis), sizes[axis]
-        if kept is None or not isinstance(size, int):
+        kept, size, found = planned.get(axis), sizes[axis], norm.dead.get(axis)
+        if kept is None or found is None or not isinstance(size, int):
             continue
         missing = np.ones(size, bool)
         missing[kept] = False
-        mask, fill = norm.dead[axis]
-        fills = np.where(mask, fill, 0)[missing]  # what is missing and not dead is read by nobody
+        fills = np.where(found[0], found[1], 0)[missing]  # what is missing and not dead is read by nobody
         share *= kept.size / size
         count = int(missing.sum())
         if fills.any():
