@@ -246,6 +246,21 @@ def _read_units(node: ir.Node, found: Recurrence, outputs: list[tuple[ir.Value, 
         read = read | more
 
 
+def read_alone(node: ir.Node, found: Recurrence, shown: np.ndarray, facts: Facts) -> np.ndarray:
+    """Return ``[directions, units]``: what each direction needs for the units it shows, were it a layer of its own."""
+    read = shown & ~found.silent
+    r = node.inputs[R]
+    recurrent = facts.constants.array(r)
+    assert r is not None and recurrent is not None
+    reads = (by_gate(recurrent, found) != 0).any(axis=1)
+    facts.constants.release(r)
+    while True:
+        more = ((reads & read[:, :, None]).any(axis=1) | read) & ~found.silent
+        if (more == read).all():
+            return read
+        read = more
+
+
 def read_columns(node: ir.Node, found: Recurrence, units: np.ndarray, facts: Facts) -> Mask:
     """Return ``[inputs]``: which inputs do the given units (``[directions, units]``) read, constants left out?"""
     w, x = node.inputs[W], node.inputs[X]
