@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from tests.strategies.builder import BATCH, Builder, Value
 from tests.strategies.recipe import HEADER_BYTES, STEP_BYTES, Choices, InapplicableError, Recipe
 from tests.strategies.steps import (  # noqa: F401  (each registers its steps)
+    blocks,
     contractions,
+    contrib,
     einsum,
     elementwise,
     movers,
     normalizations,
     others,
     pooling,
+    quantized,
     recurrent,
     reductions,
     shapes,
