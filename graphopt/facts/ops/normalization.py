@@ -82,16 +82,10 @@ class LocalResponse(Barrier):
 
 @rule("MeanVarianceNormalization")
 class MeanVariance(Barrier):
-    """``f' = 0`` for ``f = 0`` along the axes that are not normalized (other constants drown in rounding)."""
+    """Nothing is constant behind it: what zeros divided by a deviation of zero are is the runtime's choice."""
 
     def over(self, node: ir.Node, rank: int, facts: Facts) -> list[int]:
         return [axis % rank for axis in node.attributes.get_ints("axes", (0, 2, 3))]
-
-    def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
-        over: list[int] = spec.extra  # type: ignore[assignment]
-        for axis, dead in facts.dead_axes(node.inputs[0]).items():
-            if axis not in over:
-                _record(node.outputs[0], axis, dead.mask & (dead.fill == 0), np.zeros(dead.mask.size), facts)
 
 
 @rule("LpNormalization")
