@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +19,7 @@ import graphopt
 from graphopt import runtime
 from graphopt.errors import ModelError
 from graphopt.facts.stats import stats
-from tests.nets import cifar, quantized
+from tests.nets import billions, cifar, decoder, quantized
 from tests.nets.catalogue import FULL, SMALL, trained
 from tests.nets.exporting import masked_model, twin_model
 from tests.nets.net import Net
@@ -197,6 +198,19 @@ def test_large_transformer_is_its_twin(name: str, form: str) -> None:
     assert stats(after).parameters <= stats(twin_model(net, traced=True)).parameters
     assert masks_left(after) == []
     assert_same(before, after, net, (1, 2))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shape", [billions.SHAPE, decoder.Shape(37, 32, 8, 2, 22, 3)], ids=["large", "small"])
+def test_decoder_beside_its_weights_is_narrowed_in_little_memory(shape: decoder.Shape, tmp_path: Path) -> None:
+    try:
+        found = billions.optimized(tmp_path, shape)
+    finally:
+        for file in tmp_path.iterdir():
+            file.unlink()
+    assert found["peak_bytes"] <= billions.allowed_bytes(shape)
+    assert found["difference"] <= 1e-5
+    assert found["parameters"] <= billions.twin_parameters(shape)
 
 
 # Dead channels of these are zero, so narrowing before and after quantizing gives the same scales.

@@ -26,12 +26,14 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
     parser.add_argument("--nodes", type=int, default=20_000, help="Conv and Relu nodes of the chain")
     parser.add_argument("--gigabytes", type=float, default=3.0, help="size of the external data")
-    parser.add_argument("--only", choices=["nodes", "bytes"])
+    parser.add_argument("--only", choices=["nodes", "bytes", "decoder"])
     chosen = parser.parse_args(arguments)
-    if chosen.only != "bytes":
+    if chosen.only in (None, "nodes"):
         nodes(chosen.nodes)
-    if chosen.only != "nodes":
+    if chosen.only in (None, "bytes"):
         weights(chosen.gigabytes)
+    if chosen.only in (None, "decoder"):
+        decoder()
 
 
 def seconds(blocks: int, masked: bool) -> float:
@@ -75,6 +77,33 @@ def weights(gigabytes: float) -> None:
             found = json.loads(done.stdout)
         cells = [f"{layers} layers", size, found["peak_bytes"], found["seconds"], found["parameters"]]
         print(row(cells), flush=True)
+    print()
+
+
+def decoder() -> None:
+    """A decoder of 1.6 billion parameters: needs 11 GB of disk for a while, and the memory to run it in onnxruntime."""
+    from tests.nets import billions
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = billions.optimized(Path(folder))
+    largest = billions.largest_tensor(billions.SHAPE)
+    names = ["bytes", "largest tensor", "peak bytes", "allowed", "seconds", "parameters left", "twin", "worst relative"]
+    print(head(["decoder", *names]))
+    print(
+        row(
+            [
+                f"{billions.SHAPE.layers} layers",
+                found["bytes"],
+                largest,
+                found["peak_bytes"],
+                billions.allowed_bytes(billions.SHAPE),
+                found["seconds"],
+                found["parameters"],
+                billions.twin_parameters(billions.SHAPE),
+                found["difference"],
+            ]
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +15,7 @@ import onnx_ir as ir
 import torch
 
 from tests.nets import decoder
+from tests.nets.large import MEASURE
 
 SHAPE = decoder.Shape(32_000, 2048, 32, 8, 8192, 24)
 """1.6 billion parameters; the largest tensor is a table of 262 MB."""
@@ -110,6 +115,11 @@ def largest_tensor(shape: decoder.Shape) -> int:
     return 4 * shape.width * max(shape.tokens, shape.hidden, shape.heads * shape.size)
 
 
+def allowed_bytes(shape: decoder.Shape) -> int:
+    """Peak memory that narrowing may need: one and a half of the largest tensors and a gigabyte."""
+    return 3 * largest_tensor(shape) // 2 + 10**9
+
+
 def twin_parameters(shape: decoder.Shape) -> int:
     """What is left after narrowing by hand: half of the query heads and hidden units; the cache keeps its heads."""
     heads = shape.heads * shape.size // 2
@@ -139,3 +149,41 @@ for value in session.get_inputs():
 np.savez(out, *session.run(None, feeds))
 """
 """For a fresh process: the outputs of a model on a few tokens, without a second copy of its weights."""
+
+
+def in_fresh_process(code: str, *arguments: Path | str) -> str:
+    """What a program prints on one thread in a process of its own.
+
+    Raises:
+        RuntimeError: it fails; the message is the end of what it says.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return done.stdout
+
+
+def optimized(folder: Path, shape: decoder.Shape = SHAPE) -> dict[str, float]:
+    """Writes a decoder, optimizes it, runs both, each in a process of its own.
+
+    Returns:
+        ``bytes`` of its weights, ``parameters`` left, ``peak_bytes`` and ``seconds`` of the optimization, and
+        ``difference``, the largest one of an output relative to its largest number.
+    """
+    path, out = write_decoder(folder, shape), folder / "out.onnx"
+    found = json.loads(in_fresh_process(MEASURE, path, out))
+    in_fresh_process(RUN, path, folder / "before.npz", "no")
+    in_fresh_process(RUN, out, folder / "after.npz", "yes")
+    with np.load(folder / "before.npz") as before, np.load(folder / "after.npz") as after:
+        pairs = [(before[name], after[name]) for name in before.files]
+    difference = max(float(np.abs(one - other).max() / np.abs(one).max()) for one, other in pairs)
+    size = path.with_name("model.onnx.data").stat().st_size
+    kept = {name: found[name] for name in ("parameters", "peak_bytes", "seconds")}
+    return {"bytes": size, "difference": difference, **kept}
