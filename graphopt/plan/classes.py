@@ -27,6 +27,7 @@ from graphopt.facts.walk import demands
 from graphopt.plan.components import components
 from graphopt.plan.cost import CostModel
 from graphopt.plan.grouped import output_classes, tie
+from graphopt.plan.norms import kept_for_norms
 from graphopt.plan.planes import choose_planes
 from graphopt.plan.widths import Branch, choose
 
@@ -138,14 +139,16 @@ def make_plan(
         return make_plan(facts, kind, joins=joins, align=align, costs=costs)  # less is needed now
     extra = np.zeros(classes.count, bool)
     if kind == "fastest" and align == 1:
-        choice = choose(plan, classes.origins(), roots, _keep(plan, classes, roots), classes.branches, plan.costs)
+        needed = _keep(plan, classes, roots)
+        extra = kept_for_norms(plan, roots, needed)
+        choice = choose(plan, classes.origins(), roots, needed | extra, classes.branches, plan.costs)
         for branch in choice.held:
             classes.equal(branch.track.ids, branch.stream.ids)
-        extra = choice.kept
+        extra |= choice.kept
         if choice.held:
             before, roots = roots, classes.roots()
-            extra = np.zeros(classes.count, bool)
-            extra[roots[before[choice.kept.nonzero()[0]]]] = True
+            kept, extra = extra, np.zeros(classes.count, bool)
+            extra[roots[before[kept.nonzero()[0]]]] = True
     while True:
         keep = _keep(plan, classes, roots) | extra
         for (value, _), track in plan.tracks.items():
