@@ -80,9 +80,10 @@ def _weights(b: Builder, c: Choices, op: str, sides: int, hidden: int, inputs: i
         if c.chance(25) and dead.size:  # silent units that read one another
             r[:, dead[0], dead % hidden] = 0.5
     elif way == "unread":
-        r[:, :, ~alive] = 0
-        if c.chance(50):
-            r[:, ~alive, np.flatnonzero(~alive)[:1]] = 0.5
+        unread = np.flatnonzero(~alive)
+        r[:, :, unread] = 0
+        if c.chance(50):  # ... but by one another
+            r[:, unread, unread[:1]] = 0.5
     found = [b.const(w), b.const(r)]
     return found if c.chance(20) and way != "silent" else [*found, b.const(bias)]
 
