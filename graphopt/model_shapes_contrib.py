@@ -199,10 +199,15 @@ def _fused_matmul(call: Call) -> str | None:
     a, b = call.attribute("transA", 0), call.attribute("transB", 0)
     if not a and not b:
         return "o0 = MatMul(i0, i1)"
-    # Einsum wants as many batch axes of both: none where the weight is a matrix.
-    batches = ["" if len(call.sizes(position) or ()) == 2 else "..." for position in (0, 1)]
-    left, right = batches[0] + ("km" if a else "mk"), batches[1] + ("nk" if b else "kn")
-    return f'o0 = Einsum<equation = "{left},{right}->{max(batches)}mn">(i0, i1)'
+    # Rows of the one, columns of the other, with whatever number of axes in front: sums that broadcast.
+    rows = "rows = ReduceSum<keepdims = 0>(i0, last_but_one)\nleft = Unsqueeze(rows, last)"
+    columns = "columns = ReduceSum<keepdims = 0>(i1, last)\nright = Unsqueeze(columns, last_but_one)"
+    return f"""
+        last = Constant<value_ints = [-1]>()
+        last_but_one = Constant<value_ints = [-2]>()
+        {rows if a else "left = ReduceSum<keepdims = 1>(i0, last)"}
+        {columns if b else "right = ReduceSum<keepdims = 1>(i1, last_but_one)"}
+        o0 = Add(left, right)"""
 
 
 @row("MatMulNBits", "MatMulBnb4")

@@ -229,8 +229,13 @@ class Builder:
         imports = [helper.make_opsetid("", self.opset)]
         if self.functions:
             imports.append(helper.make_opsetid("local", 1))
-        if any(node.domain == "com.microsoft" for node in self.nodes):
+        if any(_is_of(node, "com.microsoft") for node in self.nodes):
             imports.append(helper.make_opsetid("com.microsoft", 1))
         return helper.make_model(
             graph, opset_imports=imports, functions=list(self.functions.values()), ir_version=10, producer_name="random"
         )
+
+
+def _is_of(node: onnx.NodeProto, domain: str) -> bool:
+    """Whether a node, or one inside of its subgraphs, is of a domain."""
+    return node.domain == domain or any(_is_of(n, domain) for a in node.attribute for n in a.g.node)
