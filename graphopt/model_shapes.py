@@ -27,6 +27,7 @@ from onnx_shape_inference import infer_symbolic_shapes
 
 from graphopt import model_proto, model_shapes_contrib
 from graphopt.errors import ModelError
+from graphopt.model_shapes_loops import settle_loops
 
 KEEP_BYTES = 1 << 16
 """Constants up to this size are shown to the inference: shapes, axes, indices. Larger ones lend it only their shape."""
@@ -53,7 +54,7 @@ def infer_shapes(model: ir.Model) -> None:
             return
         with model_proto.no_collection():
             _merge(model.graph, inferred.graph)
-            settled = _compute_sizes(model)
+            settled = _compute_sizes(model) + settle_loops(model)
         if not settled:
             return
 

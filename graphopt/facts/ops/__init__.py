@@ -10,6 +10,7 @@ from graphopt.facts.ops import (  # noqa: F401
     elementwise,
     gathering,
     layer_norm,
+    loops,
     movement,
     normalization,
     pooling,

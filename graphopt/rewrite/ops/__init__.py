@@ -8,6 +8,7 @@ from graphopt.rewrite.ops import (  # noqa: F401
     elementwise,
     gathering,
     layer_norm,
+    loops,
     movement,
     normalization,
     quantized,
