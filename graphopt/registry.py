@@ -15,6 +15,7 @@ from graphopt.errors import UsageError, nearest
 BUILT_IN = (
     "graphopt.passes.masks.fold_masks:FoldMasks",
     "graphopt.passes.tidy.split_batches:SplitBatches",
+    "graphopt.passes.tidy.select_early:SelectEarly",
     "graphopt.passes.tidy.fold_reshapes:FoldReshapes",
     "graphopt.passes.tidy.read_through:ReadThrough",
     "graphopt.passes.shrink.split_directions:SplitDirections",

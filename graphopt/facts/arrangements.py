@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import Constants, is_constant
-from graphopt.facts.entries import REST, Entries
+from graphopt.facts.entries import REST, Entries, Entry
 from graphopt.facts.factors import ONE, Axes, Factor, Product, product_of, regrouped, simplified, total, whole
 from graphopt.facts.store import sizes_only
 
-MOVES = frozenset("Reshape Transpose Flatten Squeeze Unsqueeze Identity Slice".split())
-"""Operators that rearrange all of their input (Slice: where it takes everything)."""
+MOVES = frozenset("Reshape Transpose Flatten Squeeze Unsqueeze Identity Slice Expand Tile".split())
+"""Operators that rearrange all of their input (Slice: where it takes everything), or repeat it."""
 
 UNKNOWN = "\0"
 """Begins the symbol of a size about which nothing is known; no name in a model does."""
@@ -28,7 +30,7 @@ class Arrangement:
 
     root: ir.Value
     sizes: tuple[Product, ...]
-    """Of the root; an unknown size is a symbol of its own."""
+    """Of the root, an unknown size is a symbol of its own; then of the repetitions, as if they were axes of it."""
     axes: Axes
     nodes: int = 0
     """How many nodes lie between."""
@@ -37,15 +39,10 @@ class Arrangement:
     merged: bool = False
     """A value in between has an axis that joins several factors."""
 
-    doubtful: frozenset[str] = frozenset()
-    """Symbols: where they are zero a step may return another shape."""
-    fatal: frozenset[str] = frozenset()
-    """Symbols: where they are zero a step fails."""
-
     @property
-    def certain(self) -> bool:
-        """Whether the chain is this arrangement at every size at which it runs."""
-        return self.doubtful <= self.fatal
+    def repeats(self) -> bool:
+        """Whether something between repeats what it reads."""
+        return len(self.sizes) > (dims.rank(self.root) or 0)
 
     def shape(self) -> list[dims.Size]:
         """Return the value's sizes."""
@@ -57,11 +54,20 @@ class Arrangements:
     """Finds the arrangement of every value of a graph, in graph order."""
 
     constants: Constants
+    fatal: set[str] = field(default_factory=set)
+    """Symbols: where they are zero, some reshape of the graph fails."""
     entries: Entries = field(init=False)
+    _doubts: dict[ir.Value, frozenset[str]] = field(default_factory=dict)
+    """Symbols: where they are zero, a value may have another shape than the recorded one."""
     _found: dict[ir.Value, Arrangement | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.entries = Entries(self.constants)
+        self.entries = Entries(self.constants, self.sizes)
+
+    def sizes(self, value: ir.Value) -> Sequence[dims.Size] | None:
+        """Return a value's sizes, as far as its arrangement or its recorded shape tells."""
+        found = self._found.get(value)
+        return dims.sizes(value) if found is None or not found.nodes else found.shape()
 
     def of(self, value: ir.Value) -> Arrangement | None:
         """Return how a value is arranged; itself, where no chain makes it; ``None`` where its rank is unknown."""
@@ -73,8 +79,21 @@ class Arrangements:
         """Record what an edit has made."""
         self._found[value] = found
 
+    def certain(self, value: ir.Value) -> bool:
+        """Tell whether a value has its recorded sizes wherever the graph runs; once all nodes have been visited."""
+        return self._doubts.get(value, frozenset()) <= self.fatal
+
     def visit(self, node: ir.Node) -> Arrangement | None:
-        """Follow one node; its input has been visited."""
+        """Follow one node; its inputs have been visited."""
+        found = self._visit(node)
+        doubts = self._zeros(node)
+        if self._doubts:
+            doubts = doubts.union(*(self._doubts.get(value, ()) for value in node.inputs if value is not None))
+        if doubts:
+            self._doubts.update(dict.fromkeys(node.outputs, doubts))
+        return found
+
+    def _visit(self, node: ir.Node) -> Arrangement | None:
         source = node.inputs[0] if node.inputs else None
         if source is None or node.domain not in ("", "ai.onnx") or node.op_type not in MOVES or is_constant(source):
             return None
@@ -84,12 +103,14 @@ class Arrangements:
         axes = None if before is None else self._step(node, before)
         if before is None or axes is None:
             return None
+        sizes = before.sizes
+        if node.op_type in ("Expand", "Tile"):
+            axes, more = _with_repetitions(axes, len(sizes))
+            sizes += more
         merged = before.merged or (before.nodes > 0 and any(len(axis) > 1 for axis in before.axes))
         readers = sum(use.node.op_type != "Shape" for use in source.uses()) + source.is_graph_output()
         alone = before.alone + 1 if readers == 1 else 1
-        doubtful, fatal = self._zeros(node, before)
-        doubtful, fatal = doubtful | before.doubtful, fatal | before.fatal
-        found = Arrangement(before.root, before.sizes, axes, before.nodes + 1, alone, merged, doubtful, fatal)
+        found = Arrangement(before.root, sizes, axes, before.nodes + 1, alone, merged)
         self._found[node.outputs[0]] = found
         return found
 
@@ -106,6 +127,10 @@ class Arrangements:
             axis += rank if axis < 0 else 0
             parts = axes[:axis], axes[axis:]
             return tuple(simplified([factor for part in half for factor in part]) for half in parts)
+        if node.op_type == "Tile":
+            return self._tiled(node, before)
+        if node.op_type == "Expand":
+            return self._expanded(node, before)
         if node.op_type == "Slice":
             return axes if self._takes_everything(node, before) else None
         if node.op_type in ("Squeeze", "Unsqueeze"):
@@ -146,6 +171,29 @@ class Arrangements:
                 return False
         return True
 
+    def _tiled(self, node: ir.Node, before: Arrangement) -> Axes | None:
+        repeats = self.constants.ints(node.inputs[1]) if len(node.inputs) == 2 else None
+        if repeats is None or len(repeats) != len(before.axes) or any(count < 1 for count in repeats):
+            return None
+        return tuple((*_repetition(count), *axis) for count, axis in zip(repeats, before.axes, strict=True))
+
+    def _expanded(self, node: ir.Node, before: Arrangement) -> Axes | None:
+        recorded, found = dims.sizes(node.outputs[0]), self.entries.of(node.inputs[1])
+        if recorded is None or found is None or len(found) > len(recorded):
+            return None
+        known: list[Entry] = [ONE] * (len(recorded) - len(found)) + found
+        axes = ((),) * (len(recorded) - len(before.axes)) + before.axes
+        result: list[tuple[Factor, ...]] = []
+        for axis, entry, size in zip(axes, known, recorded, strict=True):
+            target = entry if isinstance(entry, Product) else product_of(size)
+            if target in (ONE, total(axis)):
+                result.append(axis)
+            elif axis or target is None or target.static is None:
+                return None
+            else:
+                result.append(_repetition(target.static))
+        return tuple(result)
+
     def _reshaped(self, node: ir.Node, before: Arrangement) -> Axes | None:
         recorded = dims.sizes(node.outputs[0])
         found = self.entries.of(node.inputs[1]) if len(node.inputs) > 1 else None
@@ -167,25 +215,75 @@ class Arrangements:
             targets.append(target)
         return regrouped([factor for factors in before.axes for factor in factors], targets)
 
-    def _zeros(self, node: ir.Node, before: Arrangement) -> tuple[frozenset[str], frozenset[str]]:
-        """Return (doubtful, fatal): symbols that a reshape may misread where they are zero, and those where it fails.
+    def _zeros(self, node: ir.Node) -> frozenset[str]:
+        """Return symbols that a reshape may misread where they are zero; note those where it fails.
 
         Without ``allowzero`` an entry of zero says "the same size as before", even if it was computed.
         """
-        found = self.entries.of(node.inputs[1]) if node.op_type == "Reshape" and len(node.inputs) > 1 else None
-        if found is None or node.attributes.get_int("allowzero", 0) or is_constant(node.inputs[1]):
-            return frozenset(), frozenset()
+        if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
+            return frozenset()
+        value, shape = node.inputs
+        if is_constant(shape) or shape is None or value is None or node.attributes.get_int("allowzero", 0):
+            return frozenset()
+        before, recorded, found = self.sizes(value), dims.sizes(node.outputs[0]), self.entries.of(shape)
+        entries = found if found is not None else [product_of(size) for size in recorded or ()]
+        before_symbols = [_symbols(product_of(size)) for size in before or ()]
         doubtful: set[str] = set()
-        fatal: set[str] = set()
-        for place, entry in enumerate(found):
-            symbols = set(entry.symbols) if isinstance(entry, Product) else set()
-            if place >= len(before.axes):
-                fatal |= symbols  # there is no such size
+        for place, entry in enumerate(entries):
+            symbols = _symbols(entry)
+            if before is not None and place >= len(before):
+                self.fatal |= symbols - self._doubts.get(shape, frozenset())  # there is no such size
             else:
-                doubtful |= symbols - set(total(before.axes[place]).symbols)
-        if REST not in found and len({symbol for size in before.sizes for symbol in size.symbols}) < 2:
-            doubtful.clear()  # it fails, for the number of elements is another one
-        return frozenset(doubtful), frozenset(fatal)
+                doubtful |= symbols - (before_symbols[place] if place < len(before_symbols) else set())
+        alone = set().union(*before_symbols, *(_symbols(entry) for entry in entries))
+        if REST not in entries and len(alone) < 2 and None not in (before or (None,)) and None not in entries:
+            return frozenset()  # it fails, for the number of elements is another one
+        return frozenset(doubtful)
+
+
+def _symbols(entry: Entry) -> set[str]:
+    return set(entry.symbols) if isinstance(entry, Product) else set()
+
+
+REPEATED = -1
+"""Stands for the number of a repetition until it gets one."""
+
+
+def _repetition(count: int) -> tuple[Factor, ...]:
+    return () if count == 1 else (Factor(REPEATED, ONE, Product(count), ONE),)
+
+
+def _with_repetitions(axes: Axes, number: int) -> tuple[Axes, tuple[Product, ...]]:
+    """Give each new repetition a number of its own, from ``number`` on; return their sizes, too."""
+    sizes: list[Product] = []
+
+    def numbered(factor: Factor) -> Factor:
+        if factor.axis != REPEATED:
+            return factor
+        sizes.append(factor.size)
+        return Factor(number + len(sizes) - 1, ONE, factor.size, ONE)
+
+    return tuple(tuple(numbered(factor) for factor in axis) for axis in axes), tuple(sizes)
+
+
+def once(found: Arrangement) -> tuple[Arrangement, int, np.ndarray] | None:
+    """Return the arrangement without its repetitions, the axis along which it is repeated, and the index that does it.
+
+    ``None`` where several axes repeat, or one of unknown size.
+    """
+    real = dims.rank(found.root) or 0
+    axes = tuple(tuple(factor for factor in axis if factor.axis < real) for axis in found.axes)
+    repeated = [place for place, axis in enumerate(found.axes) if len(axis) > len(axes[place])]
+    if len(repeated) != 1:
+        return None
+    place = repeated[0]
+    if any(factor.size.symbols for factor in found.axes[place]):
+        return None
+    sizes = [factor.size.number for factor in found.axes[place]]
+    own = [factor.size.number if factor.axis < real else 1 for factor in found.axes[place]]
+    index = np.broadcast_to(np.arange(total(axes[place]).number).reshape(own), sizes).ravel()
+    plain = tuple(simplified(axis) for axis in axes)
+    return Arrangement(found.root, found.sizes[:real], plain, found.nodes, found.alone, found.merged), place, index
 
 
 def _root(value: ir.Value) -> Arrangement | None:

@@ -5,6 +5,7 @@ Read backwards from the operand, as far as operators go with which shapes are co
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -14,7 +15,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.facts.constants import Constants, is_constant
 from graphopt.facts.evaluate import evaluator
-from graphopt.facts.factors import Product, product_of
+from graphopt.facts.factors import ONE, Product, product_of
 
 REST: Final = "rest"
 """The entry -1 of a reshape: whatever the other entries leave."""
@@ -31,6 +32,8 @@ class Entries:
     """The entries of the shape vectors of a graph, each found once."""
 
     constants: Constants
+    sizes: Callable[[ir.Value], Sequence[dims.Size] | None] = dims.sizes
+    """What is known of a value's sizes."""
     _found: dict[ir.Value, list[Entry] | None] = field(default_factory=dict)
 
     def of(self, value: ir.Value | None) -> list[Entry] | None:
@@ -69,7 +72,8 @@ class Entries:
         if producer is None or not _computes(value):
             return None
         if producer.op_type == "Shape":
-            sizes = dims.sizes(producer.inputs[0])
+            source = producer.inputs[0]
+            sizes = None if source is None else self.sizes(source)
             if sizes is None:
                 return None
             start, end = producer.attributes.get_int("start", 0), producer.attributes.get_int("end", len(sizes))
@@ -88,7 +92,23 @@ def _computes(value: ir.Value) -> bool:
     if producer is None or producer.domain not in ("", "ai.onnx") or (dims.rank(value) or 0) > 1:
         return False
     return producer.op_type in ("Shape", "Cast", "Concat", "Gather", "Identity", "Mul", "Reshape", "Slice", "Squeeze",
-                                "Unsqueeze")  # fmt: skip
+                                "Unsqueeze", "Equal", "Where")  # fmt: skip
+
+
+def others_number(operand: list[Entry] | None) -> Entry:
+    """Return the one entry that a vector consists of."""
+    return operand[0] if operand and all(entry == operand[0] for entry in operand) else None
+
+
+def _equal(entry: Entry, number: Entry) -> Entry:
+    """Compare an entry with -1: a size is never that. 1 for equal, 0 for different."""
+    if number != REST or entry is None:
+        return None
+    return ONE if entry == REST else 0
+
+
+def _truth(entry: Entry) -> int | None:
+    return 1 if entry == ONE else 0 if entry == 0 else None
 
 
 def _applied(node: ir.Node, operands: list[list[Entry] | None], constants: Constants) -> list[Entry] | None:
@@ -104,6 +124,14 @@ def _applied(node: ir.Node, operands: list[list[Entry] | None], constants: Const
             return None
         pairs = zip(first, second, strict=True)
         return [a * b if isinstance(a, Product) and isinstance(b, Product) else None for a, b in pairs]
+    if node.op_type == "Equal":
+        number = others_number(operands[1])
+        return None if number is None else [_equal(entry, number) for entry in first]
+    if node.op_type == "Where":
+        a, b = operands[1], operands[2]
+        if a is None or b is None or not len(first) == len(a) == len(b):
+            return None
+        return [None if c is None else x if c == 1 else y for c, x, y in zip(map(_truth, first), a, b, strict=True)]
     if node.op_type == "Cast":
         return first if node.outputs[0].dtype is not None and node.outputs[0].dtype.is_integer() else None
     if node.op_type in ("Identity", "Reshape", "Squeeze", "Unsqueeze"):

@@ -78,18 +78,10 @@ def arrange(
     """
     root = found.root
     base = str(like.name)
-    middle = steps.cut[0] if steps.cut else None
-    shapes: list[tuple[Axes, Axes]] = []
-    original = tuple(() if size == ONE else (Factor(axis, ONE, size, ONE),) for axis, size in enumerate(found.sizes))
-    turned = middle or original
-    if middle is not None:
-        shapes.append((original, middle))
-    if steps.perm is not None:
-        turned = tuple(turned[axis] for axis in steps.perm)
-    if steps.joined:
-        shapes.append((turned, found.axes))
-    if not all(_writable(before, after, found, edit) for before, after in shapes):
+    if not writable(found, steps, edit):
         return None
+    original, turned = _between(found, steps)
+    middle = steps.cut[0] if steps.cut else None
     current = root
     if middle is not None and (root, middle) in made:
         current = made[root, middle]
@@ -101,6 +93,22 @@ def arrange(
     if steps.joined:
         current = _reshape(current, turned, found.axes, found, like, place, f"{base}_joined", edit)
     return current
+
+
+def _between(found: Arrangement, steps: Recipe) -> tuple[Axes, Axes]:
+    """Return the root's axes, and those in front of the last step."""
+    original = tuple(() if size == ONE else (Factor(axis, ONE, size, ONE),) for axis, size in enumerate(found.sizes))
+    turned = steps.cut[0] if steps.cut else original
+    if steps.perm is not None:
+        turned = tuple(turned[axis] for axis in steps.perm)
+    return original, turned
+
+
+def writable(found: Arrangement, steps: Recipe, edit: Edit) -> bool:
+    """Tell whether every shape that the steps need can be computed from the root's."""
+    original, turned = _between(found, steps)
+    shapes = [(original, cut) for cut in steps.cut] + ([(turned, found.axes)] if steps.joined else [])
+    return all(_writable(before, after, found, edit) for before, after in shapes)
 
 
 def _sizes(axes: Axes) -> list[int | str | None]:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.context import Context
-from graphopt.facts.arrangements import MOVES, Arrangement, Arrangements
+from graphopt.facts.arrangements import MOVES, Arrangement, Arrangements, once
 from graphopt.rewrite.arrange import arrange, recipe
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.moves import ROLE
@@ -25,7 +25,8 @@ class FoldReshapes:
     2. Any other chain is ``Reshape`` (cuts axes), ``Transpose``, ``Reshape`` (joins axes), as many of them as it takes,
        if these are fewer, or if an axis that joined several (batch and heads) is gone from between.
     3. Two equal chains are one.
-    4. The shape of a transposed value that nobody else reads is taken from the value before.
+    4. A chain that repeats positions (``Expand`` and ``Reshape`` of the keys of grouped queries) is one ``Gather``.
+    5. The shape of a transposed value that nobody else reads is taken from the value before.
 
     *Never* where a size is not known by name or number well enough to follow it.
 
@@ -52,7 +53,7 @@ class FoldReshapes:
         for node, arrangement in found.items():
             out = node.outputs[0]
             key = (arrangement.root, arrangement.axes)
-            if not arrangement.certain:
+            if not arrangements.certain(out):
                 continue
             if _goes_on(out, found) or _is_scatter(node):
                 made.setdefault(key, out)
@@ -97,6 +98,8 @@ def _shapes_before(graph: ir.Graph, edit: Edit) -> int:
 def _fold(node: ir.Node, found: Arrangement, made: dict[tuple[object, ...], ir.Value], edit: Edit) -> bool:
     """Write the value of a chain's last node anew, where that is shorter."""
     out = node.outputs[0]
+    if found.repeats:
+        return _gather(node, found, made, edit)
     steps = recipe(found)
     nodes = steps.nodes - any((found.root, cut) in made for cut in steps.cut)
     if steps.nodes and (nodes > found.alone or (nodes == found.alone and not found.merged)):
@@ -110,12 +113,40 @@ def _fold(node: ir.Node, found: Arrangement, made: dict[tuple[object, ...], ir.V
     if result is None:
         return False
     made[found.root, found.axes] = result
+    _stand_in(out, result, edit)
+    return True
+
+
+def _gather(node: ir.Node, found: Arrangement, made: dict[tuple[object, ...], ir.Value], edit: Edit) -> bool:
+    """Write a chain that repeats positions as what it repeats and one ``Gather``."""
+    out = node.outputs[0]
+    apart = once(found)
+    if apart is None or node.op_type in ("Expand", "Tile"):
+        return False
+    plain, axis, index = apart
+    place = Cursor(edit.graph, before=node)
+    steps = recipe(plain)
+    source = made.get((plain.root, plain.axes), plain.root if not steps.nodes else None)
+    if source is None:
+        source = arrange(plain, steps, out, place, edit, made)
+    if source is None:
+        return False
+    made[plain.root, plain.axes] = source
+    indices = edit.constant(index.astype(np.int64), f"{out.name}_index")
+    attributes = [ir.AttrInt64("axis", axis)]
+    result = edit.node("Gather", [source, indices], place, f"{out.name}_repeated", found.shape(), out, attributes)
+    made[found.root, found.axes] = result
+    _stand_in(out, result, edit)
+    return True
+
+
+def _stand_in(out: ir.Value, result: ir.Value, edit: Edit) -> None:
+    """Let a new value take the place and the name of the last one of a chain."""
     name = out.name
     edit.stand_in(out, result, list(out.uses()))
     if result.name != name:
         out.name = edit.name(f"{name}_long")
         result.name = name
-    return True
 
 
 def _goes_on(value: ir.Value, found: dict[ir.Node, Arrangement]) -> bool:

@@ -46,7 +46,10 @@ class SplitBatches:
         graph = context.graph
         if not any(node.op_type == "MatMul" for node in graph):
             return False
-        arrangements = Arrangements(context.constants)
+        before = Arrangements(context.constants)
+        for node in graph:
+            before.visit(node)
+        arrangements = Arrangements(context.constants, before.fatal)
         edit = Edit(context.bare(), "composed", cut_weights=True)
         split = 0
         for node in list(graph):
@@ -93,9 +96,9 @@ def _split(node: ir.Node, arrangements: Arrangements, edit: Edit) -> bool:
 def _merged_operands(node: ir.Node, arrangements: Arrangements) -> list[tuple[int, Arrangement]] | None:
     """Return the operands with a merged first axis, if the operator works the same on the axes apart."""
     found = [None if value is None else arrangements.of(value) for value in node.inputs]
-    merged = [
-        (i, f) for i, f in enumerate(found) if f is not None and f.certain and f.nodes and f.axes and len(f.axes[0]) > 1
-    ]
+    merged = [(i, f) for i, f in enumerate(found) if f is not None and _is_merged(f)]
+    if not all(value is None or arrangements.certain(value) for value in node.inputs):
+        return None
     rank = dims.rank(node.outputs[0])
     if not merged or rank is None or rank < 2 or any(len(f.axes) != rank for _, f in merged):
         return None
@@ -113,6 +116,10 @@ def _merged_operands(node: ir.Node, arrangements: Arrangements) -> list[tuple[in
         others = [value for i, value in enumerate(node.inputs) if i not in [place for place, _ in merged]]
         return merged if all(_later(value, rank) for value in others) else None
     return None
+
+
+def _is_merged(found: Arrangement) -> bool:
+    return found.nodes > 0 and not found.repeats and len(found.axes) > 0 and len(found.axes[0]) > 1
 
 
 def _opset(node: ir.Node) -> int:

@@ -58,6 +58,7 @@ class Gather(Mover):
         known = dims.static(value)
         if not isinstance(spec.extra, Lookup) or value is None or known is None or is_constant(value):
             through_links(node, spec, facts)
+            _repeated_planes(node, spec, facts)
             return
         axis = spec.extra.axis
         wanted = np.zeros(known[axis] or 0, bool)
@@ -66,6 +67,24 @@ class Gather(Mover):
         dead = facts.dead_axes(value).get(axis)
         if dead is not None and facts.demand.get(node.outputs[0]) is not None:
             facts.need_physically(value, axis, wanted & dead.mask)
+
+
+def _repeated_planes(node: ir.Node, spec: Spec, facts: Facts) -> None:
+    """Positions that are read more than once may outlive one another (see ``Link.repeats``): what is read is there."""
+    value, out = node.inputs[0], node.outputs[0]
+    for link in spec.of_operand(0):
+        dead = facts.dead_axes(value).get(link.axis)
+        if (
+            link.index is None
+            or not link.repeats(dead)
+            or dead is None
+            or value is None
+            or facts.demand.get(out) is None
+        ):
+            continue
+        wanted = np.zeros(dead.mask.size, bool)
+        wanted[link.index[facts.demanded(out, link.out_axis, link.index.size)]] = True
+        facts.need_physically(value, link.axis, wanted & dead.mask)
 
 
 @rule("GatherND")
