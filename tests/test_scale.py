@@ -1,4 +1,4 @@
-"""Many nodes and many bytes. Counts and memory only: times are measured by ``python -m tests.bench.scale``."""
+"""Many nodes and many bytes. Counts, calls and memory only: times are measured by ``python -m tests.bench.scale``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 import graphopt
-from graphopt import runtime
+from graphopt import rounds, runtime
 from graphopt.facts.stats import stats
 from graphopt.model import load
+from graphopt.registry import passes
+from tests.nets.growing import GROWING
 from tests.nets.large import MEASURE, chain, write_matrices
+from tests.nets.work import calls
 
 if TYPE_CHECKING:
     from graphopt.pipeline import Result
@@ -119,6 +123,55 @@ def test_three_gigabytes_in_one(tmp_path: Path) -> None:
     finally:
         for file in tmp_path.iterdir():
             file.unlink()
+
+
+MOST = 3.0
+"""Work on twice the nodes over work on the nodes: 2 where it is linear, 4 where each is held against each."""
+
+LITTLE = 3_000
+"""Fewer calls than that are not compared: a few of them decide."""
+
+
+def work_of_passes(model: onnx.ModelProto) -> dict[str, int]:
+    """Calls that each pass makes, one after the other as in the default pipeline, each on what the others left."""
+    context = rounds.prepare(load(model), rounds.Settings((), plan="smallest"))
+    return {name: calls(lambda cls=cls: cls().run(context)) for name, cls in passes().items()}
+
+
+def compared(small: dict[str, int], large: dict[str, int]) -> None:
+    for name, count in large.items():
+        assert count <= MOST * max(small[name], LITTLE), f"{name}: {small[name]} calls, then {count}"
+
+
+@pytest.mark.parametrize("kind", sorted(GROWING))
+def test_the_work_of_each_pass_is_linear(kind: str) -> None:
+    nodes = 150 if kind == "movers" else 100
+    compared(work_of_passes(GROWING[kind](nodes)), work_of_passes(GROWING[kind](2 * nodes)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", sorted(GROWING))
+def test_the_work_of_each_pass_is_linear_at_a_thousand_nodes(kind: str) -> None:
+    compared(work_of_passes(GROWING[kind](1000)), work_of_passes(GROWING[kind](2000)))
+
+
+@pytest.mark.parametrize("plan", ["smallest", "fastest"])
+def test_the_work_of_everything_is_linear(plan: str) -> None:
+    """Rounds, the plan and the report of what stays, too."""
+
+    def work(nodes: int) -> dict[str, int]:
+        model = GROWING["stream"](nodes)
+        return {plan: calls(lambda: graphopt.optimize(model, plan=plan, verify=False, measure=False))}
+
+    compared(work(100), work(200))
+
+
+def test_work_that_is_not_linear_is_noticed() -> None:
+    def pairs(size: int) -> dict[str, int]:
+        return {"pairs": calls(lambda: [[abs(i - j) for i in range(size)] for j in range(size)])}
+
+    with pytest.raises(AssertionError, match="pairs"):
+        compared(pairs(60), pairs(120))
 
 
 @pytest.mark.long

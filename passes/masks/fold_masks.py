@@ -70,7 +70,8 @@ class FoldMasks:
             if node.outputs and node.outputs[0] in expressions.members and _hides_nan(node, expressions):
                 context.warn("mask-over-nan", "a masked weight is NaN or Inf: its mask is not folded", node)
                 _exclude(node.outputs[0], expressions)
-        frontier = [value for value in expressions.frontier() if not self._grows(value, expressions)]
+        inside: dict[ir.Value, bool] = {}
+        frontier = [value for value in expressions.frontier() if not self._grows(value, expressions, inside)]
         if not frontier:
             return 0
         edit = Edit(context.bare(), "composed", cut_weights=True)
@@ -79,14 +80,19 @@ class FoldMasks:
         remove_unused(graph)
         return len(frontier)
 
-    def _grows(self, value: ir.Value, expressions: Expressions) -> bool:
-        """Tell whether the folded constant would be larger than the constants that it makes superfluous."""
+    def _grows(self, value: ir.Value, expressions: Expressions, inside: dict[ir.Value, bool]) -> bool:
+        """Tell whether the folded constant would be larger than the constants that it makes superfluous.
+
+        ``inside`` remembers of each leaf whether expressions alone read it: it may have very many readers.
+        """
         size = expressions.size(value)
         counted = value.dtype is None or value.dtype.is_floating_point()
         freed = 0
         for leaf in expressions.leaves(value):
             tensor = tensor_of(leaf)
-            if tensor is not None and all(expressions._inside(use.node) for use in leaf.uses()):
+            if leaf not in inside:
+                inside[leaf] = all(expressions._inside(use.node) for use in leaf.uses())
+            if tensor is not None and inside[leaf]:
                 freed += int(tensor.size)
         if size <= freed or (not counted and size <= freed + GROWTH):
             return False

@@ -1,4 +1,4 @@
-"""Time over many nodes and memory over many bytes: ``python -m tests.bench.scale [--nodes N] [--gigabytes G]``."""
+"""Time over many nodes, for each pass, and memory over many bytes: ``python -m tests.bench.scale [--nodes N] …``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import graphopt
+from graphopt import rounds
+from graphopt.model import load
+from graphopt.registry import passes
 from tests.bench.table import head, row
+from tests.nets.growing import GROWING
 from tests.nets.large import MEASURE, chain, write_matrices
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,10 +30,12 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
     parser.add_argument("--nodes", type=int, default=20_000, help="Conv and Relu nodes of the chain")
     parser.add_argument("--gigabytes", type=float, default=3.0, help="size of the external data")
-    parser.add_argument("--only", choices=["nodes", "bytes", "decoder"])
+    parser.add_argument("--only", choices=["nodes", "passes", "bytes", "decoder"])
     chosen = parser.parse_args(arguments)
     if chosen.only in (None, "nodes"):
         nodes(chosen.nodes)
+    if chosen.only in (None, "passes"):
+        each_pass(chosen.nodes // 10)
     if chosen.only in (None, "bytes"):
         weights(chosen.gigabytes)
     if chosen.only in (None, "decoder"):
@@ -55,6 +61,23 @@ def nodes(count: int) -> None:
             growth = "" if before is None else took / before
             print(row(["masked" if masked else "unmasked", number, took, growth]), flush=True)
             before = took
+    print()
+
+
+def each_pass(count: int) -> None:
+    """Seconds of each pass on graphs of ``count`` nodes and twice as many, each on what the passes before it left."""
+    print(head(["graph", "pass", f"seconds, {count:,} nodes", f"{2 * count:,} nodes", "ratio"]))
+    for kind, build in GROWING.items():
+        took: dict[str, list[float]] = {}
+        for number in (count, 2 * count):
+            context = rounds.prepare(load(build(number)), rounds.Settings((), plan="smallest"))
+            with rounds.quiet_collector():
+                for name, cls in passes().items():
+                    start = time.perf_counter()
+                    cls().run(context)
+                    took.setdefault(name, []).append(time.perf_counter() - start)
+        for name, (small, large) in took.items():
+            print(row([kind, name, small, large, large / small]), flush=True)
     print()
 
 

@@ -41,12 +41,16 @@ def stream(nodes: int) -> onnx.ModelProto:
 
 
 def fan(nodes: int) -> onnx.ModelProto:
-    """One value that very many layers read, and one sum of all of them."""
+    """One value that very many layers read, weights that they share, and a tree of sums."""
     net = Net()
     y = net("Conv", net.input("x", "N", 3, 4, 4), _filters(net, 3))
     shared = _filters(net)
-    parts = [net("Relu", net("Conv", y, shared if i % 2 else _filters(net))) for i in range(nodes // 2)]
-    return net.model(net("Conv", net("Sum", *parts), net.normal(2, CHANNELS, 1, 1)))
+    name = net.constant(shared)
+    parts = [net("Relu", net("Conv", y, name if i % 2 else _filters(net))) for i in range(nodes // 3)]
+    while len(parts) > 1:
+        left = parts[len(parts) // 2 * 2 :]
+        parts = [net("Add", a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)] + left
+    return net.model(net("Conv", parts[0], net.normal(2, CHANNELS, 1, 1)))
 
 
 def movers(nodes: int) -> onnx.ModelProto:
