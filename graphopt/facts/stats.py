@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
+from graphopt.facts.ops.einsum import parse
 from graphopt.report.schema import Stats
 from graphopt.subgraphs import subgraphs
 
@@ -135,7 +136,8 @@ def macs(node: ir.Node) -> int:
     """Multiply-adds of one node, 0 for operators that do not contract. A size that is not a known number counts 1.
 
     Conv: elements of the output times `C/group * prod(kernel)`. ConvTranspose: elements of the input times
-    `M/group * prod(kernel)`. Gemm and MatMul: elements of the output times the contracted size.
+    `M/group * prod(kernel)`. Gemm and MatMul: elements of the output times the contracted size. Einsum: the product of
+    the sizes of all letters. Recurrent layers: elements of both weights for every step of every sample.
     """
     rule = _MACS.get((_domain(node.domain), node.op_type))
     return rule(node) if rule is not None else 0
@@ -285,12 +287,39 @@ def _fused_matmul(node: ir.Node) -> int:
     return math.prod(output) * a[-2 if _flag(node, "transA") else -1]
 
 
+def _recurrent(node: ir.Node) -> int:
+    x, w, r = _input(node, 0), _input(node, 1), _input(node, 2)
+    if x is None or w is None or r is None or len(x) != 3:
+        return 0
+    return x[0] * x[1] * (math.prod(w) + math.prod(r))
+
+
+def _einsum(node: ir.Node) -> int:
+    operands = [known for position in range(len(node.inputs)) if (known := _input(node, position)) is not None]
+    output = _dims(node.outputs[0])
+    text = node.attributes.get_string("equation", "")
+    if len(operands) < 2 or len(operands) != len(node.inputs) or output is None or text is None:
+        return 0
+    found = parse(text, [len(known) for known in operands], len(output))
+    if found is None:
+        return 0
+    sizes: dict[str, int] = {}
+    for letters, known in zip(found.operands, operands, strict=True):
+        for letter, size in zip(letters, known, strict=True):
+            sizes[letter] = size if sizes.get(letter, 1) == 1 else sizes[letter]
+    return math.prod(sizes.values())
+
+
 _MACS: Mapping[tuple[str, str], Callable[[ir.Node], int]] = {
     ("", "Conv"): _conv(1),
     ("", "ConvInteger"): _conv(1),
     ("", "QLinearConv"): _conv(3),
     ("com.microsoft", "FusedConv"): _conv(1),
     ("", "ConvTranspose"): _conv_transpose,
+    ("", "Einsum"): _einsum,
+    ("", "LSTM"): _recurrent,
+    ("", "GRU"): _recurrent,
+    ("", "RNN"): _recurrent,
     ("", "Gemm"): _gemm,
     ("com.microsoft", "FusedGemm"): _gemm,
     ("com.microsoft", "FusedMatMul"): _fused_matmul,
