@@ -173,3 +173,39 @@ def test_a_model_that_onnxruntime_has_optimized(layers: str, tmp_path: Path) -> 
     else:
         most = 6 * 4 + 4 + 16 + 4 + 8
     examine(Case(layers, lambda: model, most=most))
+
+
+@pytest.mark.parametrize(("bits", "points"), [(4, "none"), (4, "packed"), (4, "floats"), (8, "none"), (8, "packed")])
+def test_weights_of_a_few_bits(bits: int, points: str) -> None:
+    size, inputs, outputs = 16, 56, 5  # the last block has 8 of 16
+
+    def build(gone: list[int], row: int | None, fill: float = 0.0) -> onnx.ModelProto:
+        net = Net(opset=21)
+        y = net("MatMul", net.input("x", "N", 3, 2), dead(net.normal(2, inputs), 1, gone))
+        if fill:
+            y = net("Add", y, dead(np.zeros(inputs, np.float32), 0, gone, fill))
+        middle = 1 << (bits - 1)
+        zero = net.rng.integers(0, 2 * middle, (outputs, 4)).astype(np.uint8)
+        q = net.rng.integers(0, 2 * middle, (outputs, 4, size)).astype(np.uint8)
+        if row is not None:
+            q[row] = middle if points == "none" else zero[row][:, None]
+        packed = q if bits == 8 else q[..., ::2] | (q[..., 1::2] << 4)
+        operands = [packed, (net.normal(outputs, 4) / 50).ravel()]
+        if points == "packed":
+            operands.append((zero if bits == 8 else zero[:, ::2] | (zero[:, 1::2] << 4)).ravel())
+        elif points == "floats":
+            operands.append(zero.astype(np.float32).ravel())
+        y = net("MatMulNBits", y, *operands, domain=MICROSOFT, K=inputs, N=outputs, bits=bits, block_size=size)
+        return net.model(net("MatMul", y, net.normal(outputs, 2)))
+
+    per_block = 1 + (points == "floats")
+
+    def count(k: int, blocks: int, rows: int) -> int:
+        return 2 * k + rows * blocks * (size + per_block) + rows * 2
+
+    block, most_of_it = list(range(16, 32)), list(range(18, 32))
+    examine(Case("a row", lambda: build([], 2), most=count(inputs, 4, 4), least=count(inputs, 4, 4)))
+    examine(Case("a block", lambda: build(block, None), most=count(40, 3, 5)))
+    examine(Case("both, and the last block", lambda: build([*block, *range(48, 56)], 2), most=count(32, 2, 4)))
+    examine(Case("a part of a block", lambda: build(most_of_it, None), least=2 * (inputs - 14) + count(0, 4, 5)))
+    examine(Case("constants", lambda: build(block, None, 0.5), least=count(0, 4, 5)))

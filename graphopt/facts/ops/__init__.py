@@ -13,6 +13,7 @@ from graphopt.facts.ops import (  # noqa: F401
     loops,
     movement,
     normalization,
+    packed,
     pooling,
     qlinear,
     qlinear_elementwise,

@@ -11,6 +11,7 @@ from graphopt.rewrite.ops import (  # noqa: F401
     loops,
     movement,
     normalization,
+    packed,
     quantized,
     recurrent,
     reduction,
