@@ -82,9 +82,10 @@ class Context:
 
     def _nested(self) -> Nesting:
         """Look for bodies again, and for the names in them; a model that had none gets none."""
-        if self._nesting is None or self._nesting:
+        if self._nesting is None or self._names is not None:
             self._nesting = nesting(self.model.graph)
             if self._nesting:
+                self._nesting = nesting(self.model.graph, standard=True)
                 self._names = set() if self._names is None else self._names
                 self._names |= names(self.model.graph)  # in place: facts that are kept hold the same set
         return self._nesting

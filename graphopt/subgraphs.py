@@ -21,17 +21,30 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
-def nesting(graph: ir.Graph) -> Nesting:
-    """Return every graph inside the nodes of a graph, at any depth."""
+def nesting(graph: ir.Graph, *, standard: bool = False) -> Nesting:
+    """Return every graph inside the nodes of a graph, at any depth.
+
+    Args:
+        graph: the graph to start from.
+        standard: leave out what is inside operators that the standard does not define (``com.microsoft.BeamSearch``):
+            they may expect more of their graphs than to compute the same.
+    """
     found: Nesting = {}
     pending = [graph]
     while pending:
         around = pending.pop()
         for node in around:
+            if standard and node.domain not in ("", "ai.onnx"):
+                continue
             for body in subgraphs(node):
                 found[body] = around
                 pending.append(body)
     return dict(reversed(found.items()))
+
+
+def chooses(node: ir.Node) -> bool:
+    """Tell whether a node runs one of its graphs, once."""
+    return node.op_type == "If" and node.domain in ("", "ai.onnx")
 
 
 def within(graph: ir.Graph) -> Iterator[ir.Graph]:

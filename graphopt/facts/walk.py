@@ -14,7 +14,7 @@ import graphopt.facts.ops  # noqa: F401  (fills the table of rules)
 from graphopt.facts.constants import Constants, is_constant
 from graphopt.facts.rules import find
 from graphopt.facts.store import Dead, Facts
-from graphopt.subgraphs import subgraphs
+from graphopt.subgraphs import chooses, subgraphs
 
 
 def analyse(
@@ -131,7 +131,7 @@ def _read_inside(node: ir.Node, body: Facts, facts: Facts) -> None:
     What only branches read may be narrowed: a branch scatters it first, as an operator that needs it whole would have
     it scattered, and its own narrowing takes the scatter out. A loop would do so in every iteration.
     """
-    pending = [(body, node.op_type == "If")]
+    pending = [(body, chooses(node))]
     while pending:
         inner, branch = pending.pop()
         outer = {value: None for each in inner.graph for value in each.inputs if value is not None}
@@ -144,7 +144,7 @@ def _read_inside(node: ir.Node, body: Facts, facts: Facts) -> None:
                 facts.sunk.setdefault(value, []).append(inner)
             facts.captured.add(value)
         for each in inner.graph:
-            pending += [(inner.bodies[deeper], branch and each.op_type == "If") for deeper in subgraphs(each)]
+            pending += [(inner.bodies[deeper], branch and chooses(each)) for deeper in subgraphs(each)]
 
 
 def unknown(node: ir.Node, facts: Facts) -> bool:

@@ -454,3 +454,27 @@ def test_a_loop_reads_outer_values_whole(read: Callable[[Net, str], str]) -> Non
         return net.model(net("Loop", np.array(2), np.array(True), start, body=graph))
 
     examine(Case("", build, least=4 * 3 + 4 * 2 if read is linear else 4 * 3 + 7 * 2))
+
+
+def test_graphs_of_operators_that_nobody_knows_are_left_as_they_are() -> None:
+    """They may want certain inputs, outputs or initializers, as BeamSearch does; what they read stays whole."""
+    net = Net()
+    y = net("Gemm", net.input("x", "N", 3), dead(net.normal(7, 3), 0, DEAD), transB=1)
+    body = Body(net, "body")
+    out = ("f", ["N", 2])
+    graph = body.graph((linear(body, body("Identity", y)), *out), (layers(body, "x"), *out))
+    z = net("Wonder", net("Relu", y), domain="elsewhere", body=graph)
+    inner = net("If", net.input("flag", dtype="b"), then_branch=nothing(net, "yes"), else_branch=nothing(net, "no"))
+    proto = net.model(z, net("Neg", inner))
+    proto.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    result = onnx.ModelProto.FromString(models.serialize(optimize(proto, verify=False, plan="smallest").model))
+    (after,) = [node for node in result.graph.node if node.op_type == "Wonder"]
+    left = next(attribute.g for attribute in after.attribute if attribute.name == "body")
+    same = [[(node.op_type, node.input, node.output) for node in each.node] for each in (left, graph)]
+    assert same[0] == same[1]
+    assert [tensor.name for tensor in left.initializer] == [tensor.name for tensor in graph.initializer]
+
+
+def nothing(net: Net, prefix: str) -> onnx.GraphProto:
+    body = Body(net, prefix)
+    return body.graph((body("Neg", "x"), "f", ["N", 3]))
