@@ -32,7 +32,6 @@ NODES = 8
 class _Stream:
     """LayerNorms that would lose the same dead classes."""
 
-    dead: np.ndarray
     dearer: float = 0.0
     """Nanoseconds that the norms take longer without them."""
     spared: float = 0.0
@@ -47,26 +46,28 @@ def kept_for_norms(plan: Plan, roots: np.ndarray, keep: np.ndarray) -> np.ndarra
         roots: ``[classes]``: the representative of each class.
         keep: ``[classes]`` (bool, by root): what has to be kept.
     """
-    streams: dict[bytes, _Stream] = {}
+    streams: list[_Stream] = []
+    owner = np.full(keep.size, -1)
     for node, spec in plan.facts.specs.items():
         norm = norm_of(spec)
         for axis in () if norm is None or not norm.centred else norm.axes:
             track = plan.tracks.get((node.outputs[0], axis))
             own = np.zeros(0, np.int64) if track is None else roots[track.ids]
             dead = np.unique(own[~keep[own]])
-            if dead.size:
-                stream = streams.setdefault(dead.tobytes(), _Stream(dead))
-                assert norm is not None
-                kept, rows = int(keep[own].sum()), elements_at(node.outputs[0], axis)
-                stream.dearer += _dearer(norm, kept, own.size, rows, plan)
-    result = np.zeros(keep.size, bool)
-    if not streams:
-        return result
-    _count_spared(plan, roots, keep, list(streams.values()))
-    for stream in streams.values():
-        if stream.spared < stream.dearer:
-            result[stream.dead] = True
-    return result
+            if not dead.size:
+                continue
+            place = int(owner[dead].max())
+            if place < 0:
+                place = len(streams)
+                streams.append(_Stream())
+            owner[dead[owner[dead] < 0]] = place
+            assert norm is not None
+            kept, rows = int(keep[own].sum()), elements_at(node.outputs[0], axis)
+            streams[place].dearer += _dearer(norm, kept, own.size, rows, plan)
+    if streams:
+        _count_spared(plan, roots, keep, owner, streams)
+    stay = np.array([stream.spared < stream.dearer for stream in streams] + [False])
+    return stay[owner]
 
 
 def _dearer(norm: Norm, kept: int, size: int, rows: int, plan: Plan) -> float:
@@ -76,7 +77,7 @@ def _dearer(norm: Norm, kept: int, size: int, rows: int, plan: Plan) -> float:
     return (each * kept - WHOLE * size) * rows * costs.element + NODES * costs.node
 
 
-def _count_spared(plan: Plan, roots: np.ndarray, keep: np.ndarray, streams: list[_Stream]) -> None:
+def _count_spared(plan: Plan, roots: np.ndarray, keep: np.ndarray, owner: np.ndarray, streams: list[_Stream]) -> None:
     """Add up what the products that write and read each stream save."""
     for node, spec in plan.facts.specs.items():
         geo = geometry(spec)
@@ -94,8 +95,7 @@ def _count_spared(plan: Plan, roots: np.ndarray, keep: np.ndarray, streams: list
         for track, live, width, other in zip(tracks, lives, widths, reversed(widths), strict=True):
             if track is None or live is None or live.all() or width is None or other is None:
                 continue
-            dead = roots[track.ids[~live]]
-            for stream in streams:
-                more = int(np.isin(dead, stream.dead).sum())
-                wide, narrow = (plan.costs.product(other, size, rows) for size in (width + more, width))
-                stream.spared += float(wide - narrow)
+            found = owner[roots[track.ids[~live]]]
+            for place, more in zip(*np.unique(found[found >= 0], return_counts=True), strict=True):
+                wide, narrow = (plan.costs.product(other, size, rows) for size in (width + int(more), width))
+                streams[int(place)].spared += float(wide - narrow)

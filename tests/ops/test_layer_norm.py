@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
+from graphopt import model as models
 from tests.ops.net import Case, Net, dead, examine
+from tests.strategies import check
 
 DEAD = [1, 4, 6]
 LIVE = 4
@@ -234,3 +236,28 @@ def test_a_sum_in_front_of_a_layer_norm(opset: int, shown: bool, biased: bool) -
 
     most = 2 * 3 * LIVE + LIVE * (2 + biased) + LIVE * 2 * (1 + shown) + 1 + 3 + 2 * biased + 2 * (shown and biased)
     examine(Case("", build, most=most))
+
+
+@pytest.mark.parametrize(
+    ("op", "opset"), [("LayerNormalization", 17), ("LayerNormalization", 23), ("RMSNormalization", 23)]
+)
+def test_halves_are_as_exact_as_before(op: str, opset: int) -> None:
+    """The narrowed model is as near to what floats give as the original is; the scale of an RMSNorm is rounded anew."""
+
+    def build(dtype: type) -> onnx.ModelProto:
+        net = Net(opset)
+        to = onnx.TensorProto.FLOAT16 if dtype is np.float16 else onnx.TensorProto.FLOAT
+        halves = [dead(net.normal(3, 64), 1, range(20)), dead(net.normal(64), 0, range(20))]
+        halves += [dead(net.normal(64), 0, range(20))] if op == "LayerNormalization" else []
+        weight, *parameters = (array.astype(np.float16).astype(dtype) for array in halves)
+        y = net("MatMul", net("Cast", net.input("x", "N", 3), to=to), weight)
+        y = net("Cast", net(op, y, *parameters, axis=-1), to=onnx.TensorProto.FLOAT)
+        return net.model(net("MatMul", y, net.normal(64, 2)))
+
+    x = {"x": np.random.default_rng(0).standard_normal((50, 3)).astype(np.float16).astype(np.float32)}
+    model = build(np.float16)
+    exact, before = (np.asarray(check.session(m).run(None, x)[0]) for m in (build(np.float32), model))
+    narrow = check.optimized(model, "optimize", plan="smallest")
+    after = np.asarray(check.session(models.serialize(narrow.model)).run(None, x)[0])
+    assert narrow.report.after.parameters <= 44 * (5 + len(model.graph.node[2].input) - 1) + 10
+    assert np.abs(after - exact).max() <= (2 if op[0] == "R" else 1.2) * np.abs(before - exact).max()

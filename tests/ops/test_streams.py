@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from graphopt import model as models
 from graphopt import pipeline
 from graphopt.facts.stats import stats
+from graphopt.verify import Reference
 from tests.ops.net import Case, Net, dead, examine
 from tests.strategies import check
 
@@ -142,3 +144,18 @@ def test_the_bound() -> None:
     whole = stats(models.load(Transformer("rms", True, 23, silent=[], unread=[]).model())).parameters
     assert whole - 3 == parameters(WIDTH, "rms")
     assert np.setdiff1d(np.arange(WIDTH), DEAD).size == LIVE
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize(("kind", "opset"), FORMS)
+def test_what_onnxruntime_fuses_stays_right(kind: str, opset: int, norm_first: bool) -> None:
+    """It fuses a sum and a LayerNorm whose statistics are read, too."""
+    model = Transformer(kind, norm_first, opset, silent=DEAD if kind == "layer" else [], unread=[]).model()
+    narrow = check.optimized(model, "optimize", plan="smallest").model
+    assert Reference(model).compare(narrow).passed
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)}
+    fused = ort.InferenceSession(models.serialize(narrow), options, providers=["CPUExecutionProvider"])
+    expected, got = (np.asarray(session.run(None, feeds)[0]) for session in (check.session(model), fused))
+    assert np.abs(got - expected).max() <= 3e-6 * np.abs(expected).max()
