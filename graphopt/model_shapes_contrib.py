@@ -220,6 +220,34 @@ def _matmul_of_packed(call: Call) -> str:
         o0 = MatMul(i0, weight)"""
 
 
+@row("Attention", domain="")
+def _attention(call: Call) -> str | None:
+    """``[B, S, Hq*dv]`` or ``[B, Hq, S, dv]``: the queries' axes but the last, and the values' last."""
+    heads, shared = call.attribute("q_num_heads", 0), call.attribute("kv_num_heads", 0)
+    if not call.has(2) or bool(heads) != bool(shared) or (heads and heads % shared):
+        return None
+    copies = ", ".join(["columns"] * (heads // shared if heads else 1))
+    return f"""
+        last = Constant<value_ints = [-1]>()
+        others = Constant<value_ints = {[1] if heads else [1, 2]}>()
+        rows = ReduceSum<keepdims = 1>(i0, last)
+        columns = ReduceSum<keepdims = 1>(i2, others)
+        wide = Concat<axis = -1>({copies})
+        o0 = Add(rows, wide)"""
+
+
+@row("MultiHeadAttention")
+def _multi_head_attention(call: Call) -> str | None:
+    if not call.has(1) or not call.has(2):
+        return None
+    return """
+        last = Constant<value_ints = [-1]>()
+        second = Constant<value_ints = [1]>()
+        rows = ReduceSum<keepdims = 1>(i0, last)
+        columns = ReduceSum<keepdims = 1>(i2, second)
+        o0 = Add(rows, columns)"""
+
+
 @row("QGemm")
 def _qgemm(call: Call) -> str:
     kind = "o0 = CastLike(product, i8)" if call.has(8) else "o0 = Identity(product)"

@@ -1,6 +1,7 @@
 """Operator rules, one family a file. Importing this package fills the table in ``facts.rules``."""
 
 from graphopt.facts.ops import (  # noqa: F401
+    attention,
     channel_blocks,
     contraction,
     contrib,

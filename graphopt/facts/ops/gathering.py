@@ -27,7 +27,7 @@ class Lookup:
 
 @rule("Gather")
 class Gather(Mover):
-    """``out[..., j, ...] = in[..., index[j], ...]``; an embedding keeps the axes of its table that it does not look up."""
+    """``out[..., j, ...] = in[..., index[j], ...]``; an embedding keeps the other axes of its table."""
 
     def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
         data, index = node.inputs[0], node.inputs[1]
@@ -99,6 +99,11 @@ class GatherND(Mover):
         named = node.attributes.get_int("batch_dims", 0) + index[-1]
         front = out - (len(data) - named)
         links = [Link(0, axis, 0, axis - named + front) for axis in range(named, len(data))]
+        rows = facts.constants.array(node.inputs[1]) if facts.constants.known(node.inputs[1]) else None
+        if named == 1 and len(index) == 2 and rows is not None and data[0] is not None:
+            # One index a row: ``x[:, [3, 1]]`` of torch, behind a transpose.
+            positions = rows[:, 0].astype(np.int64)
+            links.append(Link(0, 0, 0, 0, np.where(positions < 0, positions + data[0], positions)))
         return Spec(links, reason="GatherND reads this axis by index", at_source=True)
 
 

@@ -1,6 +1,7 @@
 """How each operator is rewritten when its axes are narrowed. One family a file, named like ``facts/ops``."""
 
 from graphopt.rewrite.ops import (  # noqa: F401
+    attention,
     channel_blocks,
     contraction,
     control,
