@@ -111,7 +111,7 @@ NEEDS_ALL: dict[str, Move] = {
     "Trilu of channels": lambda n, y: n("MatMul", n("Trilu", n("Transpose", y, perm=[0, 2, 3, 1])), n.normal(7, 2)),
     "ReverseSequence of channels": lambda n, y: _read(n, _reversed(n, y, [0, 1, 2, 3])),
     "Compress of all": lambda n, y: n("Compress", y, np.arange(168) % 3 == 0),
-    "GatherND of channels": lambda n, y: n("GatherND", n("Transpose", y, perm=[1, 0, 2, 3]), np.array([[0], [1], [1]])),
+    "GatherND of channels": lambda n, y: n("GatherND", n("Transpose", y, perm=[1, 2, 0, 3]), _ids(2, 2, top=4)),
     "NonZero": lambda n, y: n("NonZero", n("Greater", y, np.float32(100))),
     "OneHot": lambda n, y: n("OneHot", n("ArgMax", y, axis=1), np.array(7), np.array([0, 1], np.float32)),
     "Unique": lambda n, y: n.many("Unique", n("Round", y), outputs=1)[0],
@@ -171,6 +171,19 @@ def _written(
         return net.model(net("MatMul", y, net.normal(7, 2)))
 
     return build
+
+
+def test_one_index_a_row() -> None:
+    def build(index: np.ndarray) -> onnx.ModelProto:
+        net = Net(22)
+        y = net("Conv", net.input("x", "N", 3, 4, 6), dead(net.normal(7, 3, 1, 1), 0, DEAD))
+        y = net("GatherND", net("Transpose", y, perm=[1, 0, 2, 3]), index)
+        y = net("Transpose", y, perm=[1, 0, 2, 3])
+        return net.model(net("Conv", y, net.normal(2, len(index), 1, 1)))
+
+    examine(Case("", lambda: build(np.array([[3], [1], [-7], [5]])), most=3 * 3 + 3 * 2, batches=(1, 5)))
+    examine(Case("again", lambda: build(np.array([[3], [3], [4]])), most=3 + 2 * 2, batches=(1, 5)))
+    examine(Case("all", lambda: build(np.arange(7)[:, None]), most=FEW, batches=(1, 5)))
 
 
 def test_rows_that_are_written_over() -> None:

@@ -15,7 +15,7 @@ from graphopt.rewrite.ops.movement import changes, dense_index, dense_size, is_i
 from graphopt.rewrite.rules import by_links, outputs_narrowed, rewrites, wanted_by_links
 
 
-@rewrites("Gather")
+@rewrites("Gather", "GatherND")
 def gather(node: ir.Node, spec: Spec, edit: Edit) -> None:
     """Constant indices become those of the dense value; axes that are not looked up pass by their links."""
     out = node.outputs[0]
@@ -53,7 +53,10 @@ def _regather(node: ir.Node, axis: int, index: np.ndarray, edit: Edit) -> None:
     if is_identity(index, dense_size(value, axis)):
         replace_by(node, value, edit)
         return
-    node.replace_input_with(1, edit.constant(index.astype(np.int64), f"{node.outputs[0].name}_index"))
+    places = index.astype(np.int64)
+    if node.op_type == "GatherND":
+        places = places[:, None]
+    node.replace_input_with(1, edit.constant(places, f"{node.outputs[0].name}_index"))
 
 
 def _look_up(node: ir.Node, spec: Spec, found: Lookup, edit: Edit) -> None:
