@@ -28,8 +28,14 @@ LEAST_SHARE = 0.25
 LEAST_GAIN = 0.9
 """The plan ``fastest`` splits if the estimated time is at most this share of the dense product's."""
 
-LAST_AXIS = 12.0
+LAST_AXIS = 34.0
 """Copying one element by itself costs so many times one of a longer run: a gather along the last axis."""
+
+BATCHED = 1.8
+"""What a batched product costs for one of several: onnxruntime prepares those weights when it loads them."""
+
+STARTS = 3.0
+"""A product of its own costs so many nodes to start: its output is memory of its own, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +124,14 @@ def _time(node: ir.Node, geo: Geometry, split: Split, costs: CostModel) -> float
     """Estimate: the products, and the copies that bring each its inputs and the results together."""
     x, out = node.inputs[geo.x], node.outputs[0]
     assert x is not None
-    time = sum(_product_time(node, geo, *block.shape, costs) for block in split.blocks)
+    time = sum(_product_time(node, geo, *block.shape, costs) - costs.node for block in split.blocks)
     moved = split.columns().size * elements_at(x, geo.x_axis) + split.rows().size * elements_at(out, geo.out_axis)
+    start = STARTS * costs.node
     if split.form == "grouped":
-        return time - (len(split.blocks) - 1) * costs.node
+        return time + start
     if split.form == "batched":
-        return time + moved * costs.element + 4 * costs.node - (len(split.blocks) - 1) * costs.node
-    return time + moved * costs.element + 2 * costs.node
+        return BATCHED * time + moved * costs.element + 5 * start
+    return time + moved * costs.element + (len(split.blocks) + 2) * start
 
 
 def moving_time(value: ir.Value, axis: int, order: np.ndarray, costs: CostModel) -> float:

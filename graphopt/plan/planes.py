@@ -1,7 +1,7 @@
 """What stands for nonzero constant channels in front of zero padding: a plane that stays anyway, a map, or one plane.
 
 At the border of a convolution that pads with zeros, a constant channel contributes less than inside, so that it is no
-bias. The ways to leave it out, cheapest first (``python -m tests.bench.planes``, decision 0008):
+bias. The ways to leave it out, cheapest first (``python -m tests.bench.planes``, decision 0015):
 
 1. Some constant channel of the value stays anyway. It takes the weights ``sum_i c_i / c_j W[:, i]`` of all of them.
 2. The sizes are known: a map ``[1, o, *t]`` is added behind the convolution. It is stored by kinds of windows
