@@ -53,6 +53,7 @@ def choose(geo: Geometry, rows: Mask, have: Mask, needed: Mask, *, gathers: bool
     """
     wanted = rows.reshape(geo.groups, -1)
     kept = np.flatnonzero(wanted.any(axis=1))
+    kept = kept if kept.size else np.arange(1)  # nobody reads it: the node goes, but is not gone yet
     present, read = have.reshape(geo.groups, -1)[kept], needed.reshape(geo.groups, -1)[kept]
     inputs = filled_up(read, present)
     counts = present.sum(axis=1)
