@@ -112,6 +112,13 @@ def dequantize(b: Builder, q: str, given: list[str], shape: tuple[Dim, ...], ste
     return b.op("DequantizeLinear", [q, *given], shape, amp=256 * step_, grain=max(0, -int(np.log2(step_))))
 
 
+@step(lambda x: x.name in ("x", "y", "tokens"), weight=2, since=13)
+def coarse(b: Builder, c: Choices, x: Value) -> None:
+    """A graph input is the same in both models: what is rounded of it is exact."""
+    y = b.op("Round", [b.op("Mul", [x, b.const(np.float32(2))], x.shape)], x.shape, amp=2 * x.amp + 1, grain=0)
+    b.push(b.op("Mul", [y, b.const(np.float32(0.5))], x.shape, amp=x.amp + 1, grain=1))
+
+
 @step(is_exact, weight=2, since=13)
 def round_trip(b: Builder, c: Choices, x: Value) -> None:
     size = c.pick([0.25, 0.5, 1.0, 2.0])
