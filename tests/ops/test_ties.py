@@ -17,10 +17,10 @@ DEAD = [1, 4, 6]
 ALIVE = WIDTH - len(DEAD)
 
 
-def _stream(net: Net, y: str, columns: Sequence[int]) -> str:
+def _stream(net: Net, y: str, columns: Sequence[int], width: int = WIDTH) -> str:
     """A residual branch that leaves the columns alone."""
-    hidden = net("Relu", net("MatMul", y, net.normal(WIDTH, 3)))
-    return net("Add", y, net("MatMul", hidden, dead(net.normal(3, WIDTH), 1, columns)))
+    hidden = net("Relu", net("MatMul", y, net.normal(width, 3)))
+    return net("Add", y, net("MatMul", hidden, dead(net.normal(3, width), 1, columns)))
 
 
 def tied(form: str, table: Sequence[int], branch: Sequence[int]) -> Callable[[], onnx.ModelProto]:
@@ -140,6 +140,20 @@ def test_a_mask_on_the_gates_kills_the_channels() -> None:
 
     # The squeezed mean still reads every channel; the gates of three of them go.
     examine(Case("", build, most=7 * 3 + 5 * 7 + 4 * 5 + 2 * 4))
+
+
+@pytest.mark.parametrize("woken", [0, 1])
+def test_a_large_table_that_a_node_turns_stays_one(woken: int) -> None:
+    words, width = 301, 40
+
+    def build() -> onnx.ModelProto:
+        net = Net()
+        table = net.constant(dead(net.normal(words, width), 1, range(0, 30)))
+        y = net("Gather", table, net.input("ids", "N", 3, dtype="i"))
+        y = _stream(net, y, range(woken, 30), width)
+        return net.model(net("MatMul", y, net("Transpose", table, perm=[1, 0])))
+
+    examine(Case("", build, most=words * 10 + 2 * 3 * (10 + woken) + woken, gone=("ScatterND",), stays=("Transpose",)))
 
 
 def test_the_saved_model_has_one_table(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -20,18 +20,26 @@ from graphopt.facts.store import Block, Facts, Link, Mask, Partial, Spec
 
 @rule("Transpose")
 class Transpose(Rule):
-    """``out axis a = in axis perm[a]``."""
+    """``out axis a = in axis perm[a]``. A table that is turned by a node, not by a copy, is cut where it is read."""
 
     def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
         rank = dims.rank(node.inputs[0])
         if rank is None:
             return None
         perm = node.attributes.get_ints("perm", tuple(reversed(range(rank))))
-        return Spec([Link(0, axis, 0, out_axis) for out_axis, axis in enumerate(perm)])
+        return Spec([Link(0, axis, 0, out_axis) for out_axis, axis in enumerate(perm)], at_source=True)
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        value = node.inputs[0]
+        known = dims.static(value)
         for link in spec.links:
-            dead = facts.dead_axes(node.inputs[0]).get(link.axis)
+            size = None if known is None else known[link.axis]
+            if value is not None and size is not None and facts.constants.known(value):
+                along = facts.along(value, link.axis, size)
+                if along is not None:
+                    facts.set_dead(node.outputs[0], link.out_axis, *along)
+                continue
+            dead = facts.dead_axes(value).get(link.axis)
             if dead is not None:
                 facts.set_dead(node.outputs[0], link.out_axis, dead.mask, dead.fill)
 
