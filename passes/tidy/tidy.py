@@ -107,6 +107,8 @@ def _same_shape(a: ir.Value, b: ir.Value) -> bool:
 def _bypass(node: ir.Node, value: ir.Value, graph: ir.Graph) -> bool:
     """Let ``value`` take the place of the node's output, keeping the names of graph outputs."""
     out = node.outputs[0]
+    if _joins_casts(value, out):
+        return False
     if not out.is_graph_output():
         if value.type is None:
             value.type = out.type
@@ -129,6 +131,15 @@ def _bypass(node: ir.Node, value: ir.Value, graph: ir.Graph) -> bool:
     graph.remove(node, safe=True)
     value.name = name
     return True
+
+
+def _joins_casts(value: ir.Value, out: ir.Value) -> bool:
+    """Tell whether a Cast would follow a Cast and be read in a body: onnxruntime 1.31 loses the value there."""
+    before = value.producer()
+    if before is None or before.op_type != "Cast":
+        return False
+    casts = [use.node for use in out.uses() if use.node.op_type == "Cast"]
+    return any(use.node.graph is not cast.graph for cast in casts for use in cast.outputs[0].uses())
 
 
 def _zero_bias(node: ir.Node, constants: Constants, opset: int) -> int:

@@ -478,3 +478,19 @@ def test_graphs_of_operators_that_nobody_knows_are_left_as_they_are() -> None:
 def nothing(net: Net, prefix: str) -> onnx.GraphProto:
     body = Body(net, prefix)
     return body.graph((body("Neg", "x"), "f", ["N", 3]))
+
+
+def test_two_casts_in_a_row_are_not_read_by_a_branch() -> None:
+    """onnxruntime removes both and forgets who reads the value; found by random graph 500631."""
+
+    def build() -> onnx.ModelProto:
+        net = Net()
+        x = net.input("x", "N", 3)
+        double = net("Mul", net("Cast", x, to=onnx.TensorProto.DOUBLE), np.array(1.0))
+        y = net("Cast", double, to=onnx.TensorProto.FLOAT)
+        yes, no = Body(net, "yes"), Body(net, "no")
+        out = ("f", ["N", 3])
+        graphs = {"then_branch": yes.graph((yes("Cos", y), *out)), "else_branch": no.graph((no("Sin", y), *out))}
+        return net.model(net.many("If", net.input("flag", dtype="b"), outputs=1, **graphs)[0])  # type: ignore[arg-type]
+
+    examine(Case("", build, stays=("If",)))
