@@ -114,6 +114,21 @@ def test_zero_padding_over_constants_is_named() -> None:
     assert all("pads with zeros" in row.reason and row.decided_by.startswith("Conv") for row in rows)
 
 
+def test_a_depthwise_convolution_that_pads_is_named() -> None:
+    net = Net()
+    y = net("Conv", net("Softplus", first(net)), net.normal(7, 1, 3, 3), group=7, pads=[1] * 4)
+    (row,) = staying(inspected(last(net, y)))
+    assert "Conv5 pads with zeros" in row.reason and row.decided_by == "Conv5"
+
+
+def test_groups_that_keep_equally_many_are_named() -> None:
+    net = Net()
+    y = net("Conv", net.input("x", "N", 3, 6, 5), dead(net.normal(6, 3, 1, 1), 0, [1, 4, 5]))
+    y = net("Conv", net("Relu", y), net.normal(9, 2, 3, 3), group=3, pads=[1] * 4)
+    rows = staying(inspected(net.model(net("Conv", y, net.normal(2, 9, 1, 1)))))
+    assert [("3 groups" in row.reason, row.decided_by) for row in rows] == [(True, "Conv5")]
+
+
 def test_a_mask_that_is_dead_along_no_axis_says_so() -> None:
     net = Net()
     mask = np.ones((1, 7, 6, 5), np.float32)

@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import is_constant
+from graphopt.facts.ops.contraction import geometry
 from graphopt.facts.rules import ELEMENTWISE_JOINS
 from graphopt.facts.store import Facts, Mask, Spec
 from graphopt.facts.walk import demands
@@ -181,12 +182,14 @@ class _Search:
         if operand in spec.unread:
             return
         value = node.inputs[operand]
+        planes = None if value is None else facts.physical.get(value, {}).get(axis)
+        planes = np.zeros_like(positions) if planes is None else planes & positions
         if (operand, axis) in spec.contracted:
-            planes = None if value is None else facts.physical.get(value, {}).get(axis)
-            if planes is not None and (planes & positions).any():
-                yield Culprit(
-                    node, f"{called(node)} pads with zeros, in front of which a nonzero constant is a plane of its own"
-                )
+            if planes.any():
+                yield _pads(node)
+            geo = geometry(spec)
+            if geo is not None and geo.groups > 1 and operand == geo.x:
+                yield Culprit(node, f"{called(node)} has {geo.groups} groups, which keep equally many inputs")
             for pair in spec.products:
                 for other_operand, other_axis in pair:
                     if other_operand != operand and (operand, axis) in pair:
@@ -200,6 +203,13 @@ class _Search:
             out = node.outputs[link.out]
             if (link.out, link.out_axis) in spec.pinned:
                 yield Culprit(node, f"{called(node)} keeps the axis whole: {spec.reason or 'an operand is broadcast'}")
+                continue
+            mixed = _downwards(link.index, planes)
+            dead = facts.dead_axes(out).get(link.out_axis)
+            if dead is not None and mixed.any():
+                mixed = mixed & ~dead.mask
+            if mixed.any() and node.op_type not in ELEMENTWISE_JOINS:
+                yield _pads(node)
                 continue
             self.push(out, link.out_axis, _downwards(link.index, positions))
             if node.op_type in ELEMENTWISE_JOINS:
@@ -264,6 +274,10 @@ class _Search:
             if operand is None or size is None:
                 continue
             self.push(operand, link.axis, _back(link.index, positions, size))
+
+
+def _pads(node: ir.Node) -> Culprit:
+    return Culprit(node, f"{called(node)} pads with zeros, in front of which a nonzero constant is a plane of its own")
 
 
 def _live(node: ir.Node, operand: int) -> ir.Value | None:
