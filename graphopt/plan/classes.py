@@ -29,7 +29,7 @@ from graphopt.plan.cost import CostModel
 from graphopt.plan.grouped import output_classes, tie
 from graphopt.plan.norms import kept_for_norms
 from graphopt.plan.planes import choose_planes
-from graphopt.plan.widths import Branch, choose
+from graphopt.plan.widths import Branch, choose, depthwise_gathers
 
 Layout = dict[int, np.ndarray]
 """Axis → sorted kept positions. An axis that is absent is whole."""
@@ -130,7 +130,9 @@ def make_plan(
             continue
         _visit(node, spec, plan, classes, joins)
     for (value, _), track in plan.tracks.items():
-        if (value in facts.captured and value not in facts.sunk) or (track.settled and value.is_graph_output()):  # read by name inside a subgraph
+        if (value in facts.captured and value not in facts.sunk) or (
+            track.settled and value.is_graph_output()
+        ):  # read by name inside a subgraph
             classes.pin(track.ids)
     if not plan.tracks:
         return plan
@@ -298,13 +300,13 @@ def _leaves_stream(node: ir.Node, link: Link, out: ir.Value, size: int, plan: Pl
     assert value is not None
     source = plan.tracks.get((value, link.axis))
     needed = plan.facts.needed(out, 1, size)
-    if plan.kind == "smallest":
-        channels = (dims.static(value) or (None, None))[1]
-        assert channels is not None and link.index is not None
-        kept = np.unique(link.index[needed]).size
-        present = channels if source is None or source.needed is None else int(source.needed.sum())
+    channels = (dims.static(value) or (None, None))[1]
+    assert channels is not None and link.index is not None
+    kept = np.unique(link.index[needed]).size
+    present = channels if source is None or source.needed is None else int(source.needed.sum())
+    if plan.kind == "smallest" or kept >= present:
         return kept < present
-    return (source is None or source.stream or source.pinned) and float(needed.mean()) <= MOSTLY
+    return depthwise_gathers(plan.costs, node, kept, present, channels)
 
 
 def _join(

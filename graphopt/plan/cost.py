@@ -26,7 +26,8 @@ class CostModel:
         blocked_mac: one multiply-add of a convolution in the blocked layout.
         direct_mac: one of a convolution that reads fewer input channels than one block.
         column_mac: one of a convolution as an image-to-column product, its copies included.
-        depthwise_mac: one of a convolution of every channel by itself.
+        depthwise_mac: one of a convolution of every channel by itself, in the blocked layout.
+        loose_mac: the same outside of it, where the channels are no multiple.
         product_mac: one of a matrix product of many rows.
         weight: reading one weight of a matrix product of few rows.
         element: copying one element (Gather, Pad, Slice, a conversion of layouts).
@@ -40,6 +41,7 @@ class CostModel:
     direct_mac: float = 0.027
     column_mac: float = 0.023
     depthwise_mac: float = 0.055
+    loose_mac: float = 0.24
     product_mac: float = 0.02
     weight: float = 0.09
     element: float = 0.2
@@ -65,7 +67,9 @@ class CostModel:
 
     def depthwise(self, channels: Widths, window: int, pixels: int) -> np.ndarray:
         """Return what a convolution of every channel by itself costs."""
-        return self._blocks(channels) * (float(window) * pixels * self.depthwise_mac) + self.node
+        channels, taps = np.asarray(channels), float(window) * pixels
+        blocked, loose = self._blocks(channels) * self.depthwise_mac, channels * self.loose_mac
+        return np.where(channels % self.multiple == 0, blocked, loose) * taps + self.node
 
     def product(self, inputs: Widths, outputs: Widths, rows: int) -> np.ndarray:
         """Return what a matrix product with constant weights ``[inputs, outputs]`` costs."""

@@ -100,8 +100,8 @@ def _reader(node: ir.Node, facts: Facts) -> _Reader | None:
         return None
     fill = constants_at_border(x, size, geo, facts)
     nonzero = None if fill is None else weights_nonzero(node, geo, facts)
-    if fill is None or nonzero is None:
-        return None
+    if fill is None or nonzero is None or not facts.constants.finite(weight):
+        return None  # sums of what is not finite are something else at the border
     read = read_inputs(nonzero, live_rows(node, geo, nonzero, facts), geo) & (fill != 0)
     return _Reader(node, geo, x, read, fill) if read.any() else None
 

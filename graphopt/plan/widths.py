@@ -308,6 +308,22 @@ def contraction_gathers(costs: CostModel, node: ir.Node, geo: Geometry, outputs:
     return bool(narrow + costs.gather(read, elements_at(x, geo.x_axis)) < wide)
 
 
+def depthwise_gathers(costs: CostModel, node: ir.Node, read: int, present: int, channels: int) -> bool:
+    """Tell whether gathering ``read`` of ``present`` channels is cheaper than filtering all that are there.
+
+    Both may be filled up with dead channels, of which there are ``channels`` in all.
+    """
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    pixels, taps = elements_at(out, 1), window_taps(node, 0, 1)
+
+    def least(count: int) -> float:
+        counts = {min(-(-count // to) * to, channels) for to in (1, costs.multiple, costs.lanes)}
+        return min(float(costs.depthwise(each, taps, pixels)) for each in counts)
+
+    return least(read) + float(costs.gather(read, elements_at(x, 1))) < least(present)
+
+
 def _contraction_cost(
     costs: CostModel,
     node: ir.Node,

@@ -28,6 +28,7 @@ DEFAULTS = {
         direct_mac=0.00004,
         column_mac=0.00004,
         depthwise_mac=0.0002,
+        loose_mac=0.0002,
         product_mac=0.00002,
         weight=0.002,
         element=0.004,

@@ -49,7 +49,7 @@ class _Measurement:
         lanes = 16 if (n48 - n40) < 0.25 * (n48 - n32) else 8
         padded = -(-12 // lanes) * lanes
         self.step("depthwise convolution", 1, 6)
-        depthwise = self._time(_chain(64, groups=64))
+        depthwise, loose = self._time(_chain(64, groups=64)), self._time(_chain(63, groups=63))
         self.step("matrix product", 2, 6)
         many, few = self._time(_products(256, 512)), self._time(_products(1, 1024))
         self.step("gather", 3, 6)
@@ -69,6 +69,7 @@ class _Measurement:
             direct_mac=max(n12 / (12 * padded * 9 * pixels * LINKS), blocked),
             column_mac=column,
             depthwise_mac=depthwise / (64 * 9 * pixels * LINKS),
+            loose_mac=max(loose / (63 * 9 * pixels * LINKS), depthwise / (64 * 9 * pixels * LINKS)),
             product_mac=many / (256 * 512 * 512 * LINKS),
             weight=few / (1024 * 1024 * LINKS),
             element=max((gathered - plain) / LINKS - node, 1.0) / (64 * pixels),
