@@ -507,3 +507,15 @@ def test_a_group_is_read_from_a_stream_that_keeps_more() -> None:
         return net.model(net("Conv", z, net.normal(2, 6, 1, 1)), y)
 
     examine(Case("", build, most=6 * 3 + 4 * 9 + 2 * 4))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf], ids=str)
+def test_constants_stay_where_a_weight_is_not_finite(number: float) -> None:
+    def build() -> onnx.ModelProto:
+        net = Net()
+        y = _constants(net, net.input("x", "N", 3, 6, 5), 2)
+        w = net.normal(5, 7, 3, 3)
+        w[2, 4, 0, 0] = number
+        return net.model(net("Conv", y, w, pads=[1] * 4))
+
+    examine(Case("", build, least=7 * 45, finite=False))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
@@ -64,7 +66,7 @@ def merged_weight(node: ir.Node, geo: Geometry, fill: np.ndarray, stand: np.ndar
     held = edit.facts.dead_axes(edit.origin(x))[geo.x_axis].fill[stand].astype(np.float64)
     width = fill.size // geo.groups
     groups, places = stand // width, stand % width
-    sums = spread_sums(node, geo, fill, edit.facts) / geo.alpha
+    sums = spread_sums(node, replace(geo, alpha=1.0), fill, edit.facts)
     columns = sums.reshape(geo.groups, -1, *sums.shape[1:])[groups]
     columns = columns / held.reshape(-1, *[1] * (columns.ndim - 1))
     tensor = edit.facts.constants.tensor(value)
