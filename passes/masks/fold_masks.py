@@ -15,6 +15,7 @@ from graphopt.facts.constants import SMALL, tensor_of
 from graphopt.facts.expressions import Expressions
 from graphopt.model_shapes import infer_shapes
 from graphopt.rewrite.edit import Edit
+from graphopt.rewrite.stored import fold_into_stored
 from graphopt.rewrite.unused import remove_unused
 
 GROWTH = 4096
@@ -29,6 +30,7 @@ class FoldMasks:
        constant: through Cast, Not, Sub, Reshape, Unsqueeze, Expand, Transpose, Constant, ConstantOfShape, products of
        masks, on weights, biases and on masks of activations.
     2. Large results are computed when the model is written, one at a time.
+    3. A mask of zeros and ones, or a transpose, over a weight behind ``DequantizeLinear`` goes into its integers.
 
     *Never* folds a mask over a weight that is NaN or Inf where the mask is zero: the original's output is NaN there,
     and a warning says so. Never folds what depends on a graph input, nor what would make the model larger.
@@ -49,7 +51,7 @@ class FoldMasks:
         """Run on every graph; again where folding has made sizes known that were computed."""
         changed = False
         for _ in range(4):
-            folded = context.everywhere(lambda: context.record({"folded": self._fold(context)}))
+            folded = context.everywhere(lambda: context.record({"folded": self._fold(context) + _fold_stored(context)}))
             changed |= folded
             if not folded or not any(
                 _unknown_size(out) for graph in context.graphs() for node in graph for out in node.outputs
@@ -101,6 +103,13 @@ class FoldMasks:
             return (dims.rank(value) or 2) > 1  # an operator that broadcasts needs no copies; a bias may
         # A float constant that only grows the model for the moment: a mask, or a masked weight that narrowing will cut.
         return not self.grow or size > freed + GROWTH or not _masks(value, expressions)
+
+
+def _fold_stored(context: Context) -> int:
+    """Fold what is done to weights that are stored as integers."""
+    if not any(node.op_type == "DequantizeLinear" for node in context.graph):
+        return 0
+    return fold_into_stored(Edit(context.bare(), "composed", cut_weights=True))
 
 
 def _hides_nan(node: ir.Node, expressions: Expressions) -> bool:

@@ -579,3 +579,31 @@ def test_bytes_are_scattered_with_their_zero_points(kind: type, opset: int) -> N
     for places in (DEAD, [0, 1, 2], [5, 6]):
         examine(Case("zeros", lambda p=places: build(p, 0.0), most=(7 - len(places)) * 4 + 1))
         examine(Case("other constants", lambda p=places: build(p, 0.5, 0.9), most=(7 - len(places)) * 4 + 1))
+
+
+@pytest.mark.parametrize("form", ["Mul", "Where", "Transpose", "soft", "shared"])
+def test_masks_over_stored_weights(form: str) -> None:
+    def build() -> onnx.ModelProto:
+        net = Net()
+        mask = dead(np.ones((1, 7), np.float32), 1, DEAD)
+        w = net(
+            "DequantizeLinear",
+            steps(net, 3, 7),
+            np.linspace(0.01, 0.03, 7).astype(np.float32),
+            np.arange(7).astype(np.int8),
+            axis=1,
+        )
+        if form == "Where":
+            masked = net("Where", mask.astype(bool), w, np.float32(0))
+        elif form == "Transpose":
+            masked = net("Mul", net("Transpose", w, perm=[1, 0]), net("Reshape", mask, np.array([7, 1])))
+        else:
+            masked = net("Mul", w, np.float32(0.3) * mask if form == "soft" else mask)
+        y = net("Relu", net("Gemm", net.input("x", "N", 3), masked, transB=int(form == "Transpose")))
+        y = net("Gemm", y, net.normal(7, 2))
+        return net.model(y, net("MatMul", "x", w)) if form == "shared" else net.model(y)
+
+    if form in ("soft", "shared"):
+        examine(Case(form, build, least=12 + 4 + 8 + 1))
+    else:
+        examine(Case(form, build, most=12 + 4 + 8, gone=(form, "Mul"), stays=("DequantizeLinear",)))
