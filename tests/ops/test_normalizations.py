@@ -227,3 +227,24 @@ def test_unread_channels_of_a_mean_variance_normalization(axes: list[int]) -> No
     whole = axes == [1]
     rows = 7 if whole else 4
     examine(Case("", build, most=rows * 3 + 4 * 2, least=rows * 3 + 4 * 2, batches=(1, 5)))
+
+
+@pytest.mark.parametrize("shape", ["numbers", "computed", "unknown sizes"])
+def test_a_group_norm_as_torch_writes_it(shape: str) -> None:
+    """``[N, C, H, W] -> [N, G, C/G*H*W]``, an instance norm, and back."""
+
+    def build(positions: list[int]) -> onnx.ModelProto:
+        net = Net(18)
+        x = net.input("x", "N", 3, *([4, 5] if shape != "unknown sizes" else ["h", "w"]))
+        y = net("Conv", x, dead(net.normal(6, 3, 1, 1), 0, positions))
+        groups = net("Reshape", y, [0, 3, -1])
+        groups = net("InstanceNormalization", groups, np.ones(3, np.float32), np.zeros(3, np.float32), epsilon=0.1)
+        back = [-1, 6, 4, 5] if shape == "numbers" else net("Shape", y)
+        scale, shift = (dead(net.normal(6, 1, 1), 0, positions) for _ in range(2))
+        y = net("Add", net("Mul", net("Reshape", groups, back), scale), shift)
+        return net.model(net("Conv", y, net.normal(2, 6, 1, 1)))
+
+    unit = 2 * 2
+    examine(Case("a group", lambda: build([2, 3]), most=4 * 3 + unit + 2 * 4 + 4 * 2, gone=("Pad",), batches=(1, 5)))
+    # The other channel of its group counts in the statistics: a scatter brings it back.
+    examine(Case("half of one", lambda: build([3]), least=5 * 3 + 6 + 2 * 5 + 5 * 2, batches=(1, 5)))

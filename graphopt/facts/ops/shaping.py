@@ -14,6 +14,8 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.dims import Size
+from graphopt.facts.ops import leading
+from graphopt.facts.ops.leading import Leading, leading_blocks
 from graphopt.facts.rules import Rule, rule, select_forward, through_links
 from graphopt.facts.store import Block, Facts, Link, Mask, Partial, Spec
 
@@ -73,13 +75,18 @@ class Reshape(Rule):
                 continue
             blocks.append(Block(ins, outs, tuple(size for size in sizes if isinstance(size, int))))
             contracted += [(0, axis) for axis in ins]
-        return Spec(links, tuple(contracted), reason="Reshape regroups this axis", blocks=tuple(blocks))
+        lead = leading_blocks(known, out, pairing) if node.op_type == "Reshape" else None
+        groups = () if lead is None else (lead.group,)
+        reason = "Reshape regroups this axis"
+        return Spec(links, tuple(contracted), reason=reason, blocks=tuple(blocks), groups=groups, extra=lead)
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         dead = facts.dead_axes(node.inputs[0])
         if not dead:
             return
         select_forward(node, spec, facts)
+        if isinstance(spec.extra, Leading):
+            leading.forward(spec.extra, node, facts)
         out = node.outputs[0]
         for block in spec.blocks:
             if block.merges:
@@ -113,6 +120,8 @@ class Reshape(Rule):
         more: Partial = {}
         planes: list[tuple[int, Mask]] = []
         if facts.demand.get(out) is not None:
+            if isinstance(spec.extra, Leading):
+                more.update(leading.backward(spec.extra, node, facts))
             for block in spec.blocks:
                 total = int(np.prod(block.sizes))
                 if block.merges:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.facts.ops.leading import Leading
 from graphopt.facts.store import Spec
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.rules import overwritten, patch_shape, rewrites
@@ -22,6 +23,8 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
         if link.out_axis in planned:
             wanted[link.axis] = planned[link.out_axis]
     assert original is not None
+    if isinstance(spec.extra, Leading) and spec.extra.out_axis in planned:
+        wanted[spec.extra.axis] = spec.extra.wanted(planned[spec.extra.out_axis])
     for block in spec.blocks:
         grid = np.ones(block.sizes, bool)
         if block.merges:
