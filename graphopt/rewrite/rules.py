@@ -106,7 +106,15 @@ def patch_shape(node: ir.Node, operand: int, edit: Edit, narrowed: dict[int, int
 def overwritten(
     shape: ir.Value, length: int, entries: dict[int, int], place: Cursor, base: str, edit: Edit
 ) -> ir.Value:
-    """Return a shape (``[length]``, known at run time) with some entries replaced by constants."""
+    """Return a shape (``[length]``, known at run time) with some entries replaced by constants.
+
+    Where it is put together from pieces, other pieces are taken: runtimes fuse ``Shape``, ``Gather`` and ``Concat`` in
+    front of a ``Reshape``, but nothing that selects.
+    """
+    pieces = _pieces(shape, length, entries, base, edit)
+    if pieces is not None:
+        axis = ir.AttrInt64("axis", 0)
+        return edit.node("Concat", pieces, place, base, [length], shape, [axis], dtype=ir.DataType.INT64)
     mask, sizes = np.zeros(length, bool), np.zeros(length, np.int64)
     for entry, size in entries.items():
         mask[entry], sizes[entry] = True, size
@@ -118,3 +126,30 @@ def overwritten(
     kept = edit.constant((~mask).astype(np.int64), f"{base}_kept")
     product = edit.node("Mul", [shape, kept], place, f"{base}_rest", [length], shape, dtype=int64)
     return edit.node("Add", [product, numbers], place, base, [length], shape, dtype=int64)
+
+
+def _pieces(
+    shape: ir.Value, length: int, entries: dict[int, int], base: str, edit: Edit
+) -> list[ir.Value | None] | None:
+    """Return the operands of the Concat that makes a shape, with some entries replaced; ``None`` if that cannot be."""
+    producer = shape.producer()
+    if producer is None or producer.op_type != "Concat" or domain_of(producer) or producer.graph is not edit.graph:
+        return None
+    pieces: list[ir.Value | None] = []
+    start = 0
+    for piece in producer.inputs:
+        size = (dims.static(piece) or (None,))[0]
+        if piece is None or size is None or edit.layout(piece):
+            return None
+        here = {entry - start: number for entry, number in entries.items() if start <= entry < start + size}
+        if here:
+            array = edit.facts.constants.array(piece) if edit.facts.constants.known(piece) else None
+            if array is None and len(here) < size:
+                return None
+            numbers = np.zeros(size, np.int64) if array is None else array.astype(np.int64)
+            for entry, number in here.items():
+                numbers[entry] = number
+            piece = edit.constant(numbers, f"{base}_piece")
+        pieces.append(piece)
+        start += size
+    return pieces if start == length else None
