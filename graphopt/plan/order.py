@@ -76,7 +76,7 @@ class Orders:
 def choose_orders(facts: Facts, moves: list[Move]) -> Orders:
     """Return permutations by which more of the moves are ranges than now; none where that cannot be had."""
     orders = Orders(moves)
-    if all(move.simple for move in moves):
+    if all(move.simple or _shown(move) for move in moves):
         return orders
     axes = _Axes(facts, moves)
     for host in axes.hosts():
@@ -86,6 +86,12 @@ def choose_orders(facts: Facts, moves: list[Move]) -> Orders:
         if perm is not None:
             orders.perms[end] = perm
     return orders
+
+
+def _shown(move: Move) -> bool:
+    """Tell whether the axis that would have to be ordered is one that a user sees."""
+    host = move.out if move.scatters else move.source
+    return host.is_graph_output() or host.is_graph_input()
 
 
 def find_moves(facts: Facts, role: str) -> list[Move]:
