@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.strategies.builder import BATCH, Builder, Value
 from tests.strategies.recipe import HEADER_BYTES, STEP_BYTES, Choices, InapplicableError, Recipe
 from tests.strategies.steps import (  # noqa: F401  (each registers its steps)
+    attention,
     blocks,
     contractions,
     contrib,

@@ -132,7 +132,8 @@ class Attention(Rule):
         zero = _zeros(node, found, facts)
         if zero is not None:
             chosen = zero[found.source()]
-            facts.set_dead(out, found.axis, chosen, np.zeros(chosen.size))
+            dtype = np.float32 if out.dtype is None else out.dtype.numpy()
+            facts.set_dead(out, found.axis, chosen, np.zeros(chosen.size, dtype))
         dead = facts.dead_axes(node.inputs[V]).get(3)
         if found.axis == 1 and dead is not None:
             facts.set_dead(out, 3, dead.mask & (dead.fill == 0), np.zeros(dead.mask.size, dead.fill.dtype))
