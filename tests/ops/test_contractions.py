@@ -8,7 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
+from graphopt import model as models
+from graphopt.facts.stats import stats
 from tests.ops.net import Case, Net, dead, examine
+from tests.strategies import check
 
 SIZES = {1: [9], 2: [6, 5], 3: [4, 3, 5]}
 
@@ -519,3 +522,21 @@ def test_constants_stay_where_a_weight_is_not_finite(number: float) -> None:
         return net.model(net("Conv", y, w, pads=[1] * 4))
 
     examine(Case("", build, least=7 * 45, finite=False))
+
+
+@pytest.mark.parametrize("plan", ["smallest", "fastest"])
+@pytest.mark.parametrize("sizes", [(6, 5), ("H", "W")], ids=str)
+@pytest.mark.parametrize("group", [1, 2])
+def test_maps_planes_and_groups_are_finished_at_once(plan: str, sizes: tuple[int | str, ...], group: int) -> None:
+    net = Net()
+    w = dead(net.normal(12, 3, 1, 1), 0, [0, 1, 4, 5, 8, 9, 10])
+    y = net("Sigmoid", net("Conv", net.input("x", "N", 3, *sizes), w, net.normal(12)))
+    z = net("Relu", net("Conv", y, net.normal(8, 12 // group, 3, 3), group=group, pads=[1] * 4))
+    z = net("Conv", z, dead(net.normal(6, 8, 3, 3), 0, [2, 3]), net.normal(6), pads=[1] * 4)
+    model = net.model(net("Conv", net("Tanh", z), net.normal(2, 6, 3, 3), pads=[1] * 4))
+    expected = check.Expected.of(model, (1, 5))
+    once = check.optimized(model, "optimize", plan=plan).model
+    expected.compare(models.serialize(once), "optimize")
+    again = check.optimized(once, "optimize", plan=plan).model
+    assert stats(again) == stats(once)
+    assert [node.op_type for node in again.graph] == [node.op_type for node in once.graph]
