@@ -61,6 +61,8 @@ def test_a_dynamic_batch_that_costs_something_is_a_violation() -> None:
 def test_counted_are_floats_and_quantized_weights_but_no_single_numbers() -> None:
     net = Net()
     y = net("Add", net("MatMul", net.input("x", "N", 3), np.zeros((3, 5), np.float32)), 1.5)
-    y = net("Add", y, net("DequantizeLinear", np.zeros(5, np.int8), np.float32(0.5)))
+    y = net(
+        "Add", y, net("DequantizeLinear", np.ones(5, np.int8), np.ones(5, np.float32), np.zeros(5, np.int8), axis=0)
+    )
     model = net.model(net("Reshape", y, [0, 5]))
-    assert floats(model) == 15 + 5
+    assert floats(model) == 15 + 5 + 5  # not the zero points

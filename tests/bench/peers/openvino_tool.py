@@ -12,7 +12,7 @@ from tests.bench.peers.candidate import Candidate, Feeds, Run, weighed
 from tests.bench.peers.task import Task
 
 ONE_THREAD = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-_COUNTED = ("f16", "f32", "f64", "bf16", "i8", "u8", "i4", "u4")
+_FLOATS, _INTEGERS = ("f16", "f32", "f64", "bf16"), ("i8", "u8", "i4", "u4")
 
 
 def openvino(task: Task) -> list[Candidate]:
@@ -53,7 +53,8 @@ def count(model: Any) -> int:
     """Elements of the model's constants, bodies of conditions and loops included."""
     total = 0
     for node in model.get_ops():
-        if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in _COUNTED:
+        kind = node.get_element_type().get_type_name() if node.get_type_name() == "Constant" else ""
+        if kind in _FLOATS or (kind in _INTEGERS and np.any(node.get_data())):
             total += weighed(node.get_output_shape(0))
         for name in ("get_then_body", "get_else_body", "get_function"):
             body = getattr(node, name, None)
