@@ -581,6 +581,18 @@ def test_bytes_are_scattered_with_their_zero_points(kind: type, opset: int) -> N
         examine(Case("other constants", lambda p=places: build(p, 0.5, 0.9), most=(7 - len(places)) * 4 + 1))
 
 
+def test_groups_whose_scales_lie_along_their_inputs_stay() -> None:
+    def build() -> onnx.ModelProto:
+        net = Net(opset=21)
+        x = net.input("x", "N", 3, 4, 5)
+        q = dead(steps(net, 6, 1, 1, 1), 0, [1, 4], 2)
+        w = net("DequantizeLinear", q, net.normal(6, 1, 1, 1), np.full((6, 1, 1, 1), 2, np.int8), axis=1, block_size=1)
+        y = net("Conv", x, w, group=3)
+        return net.model(net("Conv", y, net.normal(2, 6, 1, 1)))
+
+    examine(Case("", build, least=6 + 6 + 12))
+
+
 @pytest.mark.parametrize("form", ["Mul", "Where", "Transpose", "soft", "shared"])
 def test_masks_over_stored_weights(form: str) -> None:
     def build() -> onnx.ModelProto:

@@ -49,12 +49,14 @@ class Conv(Contraction):
             links.append(Link(self.b, 0, 0, 1))
         padded = _spatial_padding(node)
         if known[1] is None:
-            return Spec(links, reason="its number of input channels is unknown", at_source=True)
+            # Rows alone can be cut where there are no groups.
+            own = links if groups == 1 else links[:1]
+            return Spec(own, reason="its number of input channels is unknown", at_source=True)
         if groups > 1 and weight[1] == 1 and weight[0] == groups:
             links.append(Link(self.x, 1, 0, 1, np.arange(groups)))
             return Spec(links, reason="convolution windows overlap", at_source=True, extra=Depthwise(padded, *zeros))
         if groups > 1 and not facts.constants.in_rows(w):
-            return Spec(links, reason="its weight's scales lie along another axis", at_source=True)
+            return Spec(links[:1], reason="its weight's scales lie along another axis", at_source=True)
         padded |= fused_with_integers(node, self.x, self.w, bias, facts)
         x_zero, w_zero = zeros
         geo = Geometry(
