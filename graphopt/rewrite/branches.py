@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from graphopt.facts.constants import Constants, is_constant
+from graphopt.rewrite.unused import let_go
 from graphopt.subgraphs import made, subgraphs, within
 
 Names = Counter[tuple[type, str]]
@@ -93,6 +94,7 @@ def _inline(node: ir.Node, branch: ir.Graph, names: Names) -> None:
             result.shape = out.shape
         for use in list(out.uses()):
             use.node.replace_input_with(use.idx, result)
+    let_go(node)
     graph.remove(node, safe=True)
 
 

@@ -15,7 +15,7 @@ def remove_unused(graph: ir.Graph) -> int:
             continue
         if any(out.uses() or out.is_graph_output() for out in node.outputs):
             continue
-        _let_go(node)
+        let_go(node)
         graph.remove(node, safe=True)
         removed += 1
     for name, value in list(graph.initializers.items()):
@@ -25,8 +25,8 @@ def remove_unused(graph: ir.Graph) -> int:
     return removed
 
 
-def _let_go(node: ir.Node) -> None:
-    """Drop what the bodies of a node read: what they read from outside is read by nobody else, perhaps."""
+def let_go(node: ir.Node) -> None:
+    """Drop what the bodies of a node read, which is about to be removed: nobody else reads it, perhaps."""
     for graph in subgraphs(node):
         for inner in graph.all_nodes():
             for position in range(len(inner.inputs)):
