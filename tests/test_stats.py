@@ -12,6 +12,7 @@ import pytest
 
 from graphopt import model as models
 from graphopt.facts.stats import macs, parameters, stats
+from tests.ops.net import Net
 from tests.passes.models import chain, residual
 
 
@@ -73,6 +74,32 @@ def test_macs(
     op: str, shapes: list[list[Any] | None], out: list[Any] | None, attributes: dict[str, Any], expected: int
 ) -> None:
     assert macs(one(op, shapes, out, **attributes)) == expected
+
+
+def test_macs_of_fused_and_quantized_operators() -> None:
+    microsoft = "com.microsoft"
+    assert macs(one("FusedMatMul", [[2, 5, 3], [7, 5]], [2, 3, 7], microsoft, transA=1, transB=1)) == 2 * 105
+    assert macs(one("FusedConv", [[1, 3, 6, 2], [7, 3, 2, 2]], [1, 7, 5, 1], microsoft)) == 5 * 7 * 12
+    assert macs(one("MatMulNBits", [["N", 3, 5], None], ["N", 3, 7], microsoft, K=5, N=7)) == 105
+
+
+def test_integers_that_stand_for_numbers_are_parameters() -> None:
+    net = Net(opset=21)
+    x = net.input("x", "N", 32)
+    q = net("QuantizeLinear", x, np.float32(0.1), np.uint8(3))  # a scale counts, a zero point does not
+    y = net("QLinearMatMul", q, np.float32(0.1), np.uint8(3), np.zeros((32, 5), np.int8), np.float32(0.2), np.int8(0),
+            np.float32(0.3), np.uint8(0))  # fmt: skip
+    w = net("DequantizeLinear", np.ones((5, 7), np.int8), np.ones(7, np.float32), axis=1)
+    y = net("MatMul", net("DequantizeLinear", y, np.float32(0.3), np.uint8(0)), w)
+    z = net(
+        "MatMulNBits", x, np.zeros((3, 2, 8), np.uint8), np.ones(6, np.float32),
+        domain="com.microsoft", K=32, N=3, bits=4, block_size=16,
+    )  # fmt: skip
+    net("Reshape", z, np.array([-1, 3]))
+    model = models.load(net.model(y, z))
+    counted = stats(model)
+    assert counted.parameters == 1 + 32 * 5 + 3 + 1 + 5 * 7 + 7 + 32 * 3 + 6
+    assert parameters(model, {}) == counted.parameters
 
 
 def test_macs_of_another_domain_are_not_guessed() -> None:

@@ -310,6 +310,11 @@ def _einsum(node: ir.Node) -> int:
     return math.prod(sizes.values())
 
 
+def _matmul_of_packed(node: ir.Node) -> int:
+    output = _dims(node.outputs[0])
+    return 0 if output is None else math.prod(output) * node.attributes.get_int("K", 1)
+
+
 _MACS: Mapping[tuple[str, str], Callable[[ir.Node], int]] = {
     ("", "Conv"): _conv(1),
     ("", "ConvInteger"): _conv(1),
@@ -323,6 +328,7 @@ _MACS: Mapping[tuple[str, str], Callable[[ir.Node], int]] = {
     ("", "Gemm"): _gemm,
     ("com.microsoft", "FusedGemm"): _gemm,
     ("com.microsoft", "FusedMatMul"): _fused_matmul,
+    ("com.microsoft", "MatMulNBits"): _matmul_of_packed,
     ("com.microsoft", "DynamicQuantizeMatMul"): _matmul(0, 1),
     ("com.microsoft", "MatMulIntegerToFloat"): _matmul(0, 1),
     ("", "MatMul"): _matmul(0, 1),
