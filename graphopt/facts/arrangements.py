@@ -202,6 +202,8 @@ class Arrangements:
         targets: list[Product | None] = []
         for place, size in enumerate(recorded):
             target = product_of(size)
+            if target is not None and target.symbols and found is not None and found[place] == REST:
+                target = None  # whatever its name is, it is what the others leave
             if target is None and found is not None and size != 0:
                 entry = found[place]
                 if entry == 0 and not node.attributes.get_int("allowzero", 0) and place < len(before.axes):

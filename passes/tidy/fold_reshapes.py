@@ -11,6 +11,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.arrangements import MOVES, Arrangement, Arrangements, once
+from graphopt.facts.constants import is_constant
 from graphopt.rewrite.arrange import arrange, recipe
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.moves import ROLE
@@ -105,15 +106,26 @@ def _fold(node: ir.Node, found: Arrangement, made: dict[tuple[object, ...], ir.V
     if steps.nodes and (nodes > found.alone or (nodes == found.alone and not found.merged)):
         return False
     if steps.nodes == 0:
-        if out.is_graph_output() or out.dtype != found.root.dtype:
-            return False
-        ir.convenience.replace_all_uses_with(out, found.root)
-        return True
+        return out.dtype == found.root.dtype and _bypass(out, found.root, edit)
     result = arrange(found, steps, out, Cursor(edit.graph, before=node), edit, made)
     if result is None:
         return False
     made[found.root, found.axes] = result
     _stand_in(out, result, edit)
+    return True
+
+
+def _bypass(out: ir.Value, root: ir.Value, edit: Edit) -> bool:
+    """Let a root take the place of a value that is equal to it, with its name where that is a promise."""
+    if not out.is_graph_output():
+        ir.convenience.replace_all_uses_with(out, root)
+        return True
+    producer = root.producer()
+    if producer is None or producer.graph is not edit.graph or root.is_graph_output():
+        return False
+    if sum(value is out for value in edit.graph.outputs) != 1 or is_constant(root):
+        return False
+    edit.stand_in(out, root, list(out.uses()))
     return True
 
 
