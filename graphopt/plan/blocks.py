@@ -15,7 +15,7 @@ from graphopt.facts.ops.contraction import Geometry, weights_nonzero
 from graphopt.facts.store import Facts
 from graphopt.plan.classes import Kind
 from graphopt.plan.cost import CostModel
-from graphopt.plan.widths import elements_at, window_taps
+from graphopt.plan.widths import elements_at, spread, window_taps
 
 Form = Literal["several", "batched", "grouped"]
 
@@ -27,9 +27,6 @@ LEAST_SHARE = 0.25
 
 LEAST_GAIN = 0.9
 """The plan ``fastest`` splits if the estimated time is at most this share of the dense product's."""
-
-LAST_AXIS = 34.0
-"""Copying one element by itself costs so many times one of a longer run: a gather along the last axis."""
 
 BATCHED = 1.8
 """What a batched product costs for one of several: onnxruntime prepares those weights when it loads them."""
@@ -138,5 +135,4 @@ def moving_time(value: ir.Value, axis: int, order: np.ndarray, costs: CostModel)
     """Estimate what a gather of positions along an axis of a value costs; nothing where they are in order."""
     if np.array_equal(order, np.arange(order.size)):
         return 0.0
-    last = value.shape is not None and axis == len(value.shape) - 1
-    return float(costs.gather(order.size, elements_at(value, axis))) * (LAST_AXIS if last else 1.0)
+    return float(costs.gather(order.size, *spread(value, axis)))

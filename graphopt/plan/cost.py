@@ -31,6 +31,7 @@ class CostModel:
         product_mac: one of a matrix product of many rows.
         weight: reading one weight of a matrix product of few rows.
         element: copying one element (Gather, Pad, Slice, a conversion of layouts).
+        run: starting to copy elements that lie side by side: along the last axis, every element.
         join: one element of a scatter at a join: Pad, Gather and an addition that could have been fused.
         node: starting one operator.
     """
@@ -45,12 +46,13 @@ class CostModel:
     product_mac: float = 0.02
     weight: float = 0.09
     element: float = 0.2
+    run: float = 7.0
     join: float = 0.4
     node: float = 300.0
 
     def still(self) -> CostModel:
         """Return figures by which no gather and no scatter ever pays."""
-        return replace(self, element=1e9, join=1e9)
+        return replace(self, element=1e9, run=1e9, join=1e9)
 
     def _blocks(self, width: Widths) -> np.ndarray:
         return -(-np.asarray(width) // self.lanes) * self.lanes
@@ -76,10 +78,13 @@ class CostModel:
         inputs, outputs = np.asarray(inputs, np.float64), self._blocks(outputs).astype(np.float64)
         return inputs * outputs * max(rows * self.product_mac, self.weight) + self.node
 
-    def gather(self, width: Widths, others: int) -> np.ndarray:
-        """Return what selecting ``width`` positions costs, with ``others`` elements at each."""
-        return np.asarray(width, np.float64) * others * self.element + self.node
+    def gather(self, width: Widths, others: int, behind: int) -> np.ndarray:
+        """Return what selecting ``width`` positions costs.
 
-    def scatter(self, width: Widths, others: int) -> np.ndarray:
-        """Return what bringing a branch to a join of ``width`` positions costs."""
-        return np.asarray(width, np.float64) * others * self.join + 2 * self.node
+        There are ``others`` elements at each, of which ``behind`` lie side by side: those of the axes behind.
+        """
+        return np.asarray(width, np.float64) * others * (self.element + self.run / behind) + self.node
+
+    def scatter(self, width: Widths, others: int, behind: int) -> np.ndarray:
+        """Return what bringing a branch to a join of ``width`` positions costs; sizes as in ``gather``."""
+        return np.asarray(width, np.float64) * others * (self.join + self.run / behind) + 2 * self.node

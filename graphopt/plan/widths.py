@@ -235,7 +235,7 @@ class Widths:
                 continue
             scope = self._scope([branch.track, branch.stream])
             wide = self._width(branch.stream, 0, scope)
-            cost = self.costs.scatter(wide, elements_at(branch.node.outputs[0], branch.out_axis))
+            cost = self.costs.scatter(wide, *spread(branch.node.outputs[0], branch.out_axis))
             held = [i for i, own in enumerate(scope) if self.groups[own] is group]
             cost = np.moveaxis(np.array(cost, np.float64), held[0], 0)
             cost[-1] = 0.0
@@ -255,7 +255,7 @@ class Widths:
         pixels, window = elements_at(out, geo.out_axis), window_taps(node, geo.w_in, geo.w_out)
         read = self._read(node, x, geo.x_axis, size)
         narrow = _contraction_cost(self.costs, node, np.minimum(inputs, read), outputs, window, pixels, geo.groups)
-        gathered = narrow + self.costs.gather(read, elements_at(x, geo.x_axis))
+        gathered = narrow + self.costs.gather(read, *spread(x, geo.x_axis))
         wide = _contraction_cost(self.costs, node, inputs, outputs, window, pixels, geo.groups)
         return np.where(inputs <= read, wide, np.minimum(wide, gathered))
 
@@ -305,7 +305,7 @@ def contraction_gathers(costs: CostModel, node: ir.Node, geo: Geometry, outputs:
     pixels, window = elements_at(out, geo.out_axis), window_taps(node, geo.w_in, geo.w_out)
     narrow = _contraction_cost(costs, node, np.asarray(read), np.asarray(outputs), window, pixels, geo.groups)
     wide = _contraction_cost(costs, node, np.asarray(present), np.asarray(outputs), window, pixels, geo.groups)
-    return bool(narrow + costs.gather(read, elements_at(x, geo.x_axis)) < wide)
+    return bool(narrow + costs.gather(read, *spread(x, geo.x_axis)) < wide)
 
 
 def depthwise_gathers(costs: CostModel, node: ir.Node, read: int, present: int, channels: int) -> bool:
@@ -321,7 +321,7 @@ def depthwise_gathers(costs: CostModel, node: ir.Node, read: int, present: int, 
         counts = {min(-(-count // to) * to, channels) for to in (1, costs.multiple, costs.lanes)}
         return min(float(costs.depthwise(each, taps, pixels)) for each in counts)
 
-    return least(read) + float(costs.gather(read, elements_at(x, 1))) < least(present)
+    return least(read) + float(costs.gather(read, *spread(x, 1))) < least(present)
 
 
 def _contraction_cost(
@@ -345,6 +345,14 @@ def elements_at(value: ir.Value, axis: int) -> int:
         if place != axis:
             count *= (1 if place == 0 else UNKNOWN_SIZE) if size is None else max(size, 1)
     return count
+
+
+def spread(value: ir.Value, axis: int) -> tuple[int, int]:
+    """Return how many elements there are at one position of an axis, and how many of them lie side by side."""
+    behind = 1
+    for size in (dims.static(value) or ())[axis + 1 :]:
+        behind *= UNKNOWN_SIZE if size is None else max(size, 1)
+    return elements_at(value, axis), behind
 
 
 def window_taps(node: ir.Node, w_in: int, w_out: int) -> int:

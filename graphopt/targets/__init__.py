@@ -32,6 +32,7 @@ DEFAULTS = {
         product_mac=0.00002,
         weight=0.002,
         element=0.004,
+        run=0.01,
         join=0.012,
         node=4000.0,
     ),

@@ -54,6 +54,7 @@ class _Measurement:
         many, few = self._time(_products(256, 512)), self._time(_products(1, 1024))
         self.step("gather", 3, 6)
         plain, gathered = self._times(_chain(64), _chain(64, moved=True))
+        runs = self._time(_selections(256, 512))
         self.step("scatter at a join", 4, 6)
         held, scattered = self._times(_residual(held=True), _residual(held=False))
         self.step("node", 5, 6)
@@ -63,6 +64,7 @@ class _Measurement:
         column = n63 / (63 * 63 * 9 * pixels * LINKS)
         saved = 32 * 32 * 9 * pixels * LINKS * blocked
         node = max((long - short) / 128, 1.0)
+        element = max((gathered - plain) / LINKS - node, 1.0) / (64 * pixels)
         return CostModel(
             lanes=lanes,
             blocked_mac=blocked,
@@ -72,7 +74,8 @@ class _Measurement:
             loose_mac=max(loose / (63 * 9 * pixels * LINKS), depthwise / (64 * 9 * pixels * LINKS)),
             product_mac=many / (256 * 512 * 512 * LINKS),
             weight=few / (1024 * 1024 * LINKS),
-            element=max((gathered - plain) / LINKS - node, 1.0) / (64 * pixels),
+            element=element,
+            run=max(runs / (256 * 512 * LINKS) - element, 0.1),
             join=max((scattered - held + saved) / LINKS - 2 * node, 1.0) / (64 * pixels),
             node=node,
         )
@@ -140,6 +143,16 @@ def _products(rows: int, width: int) -> ir.Model:
     x: ir.Value = build.graph_input
     for _ in range(LINKS):
         x = build.node("MatMul", x, build.weight(width, width))
+    return build.model(x)
+
+
+def _selections(rows: int, width: int) -> ir.Model:
+    """Selections along the last axis."""
+    build = _Builder([rows, width])
+    x: ir.Value = build.graph_input
+    order = build.constant(build.rng.permutation(width).astype(np.int64))
+    for _ in range(LINKS):
+        x = build.node("Gather", x, order, axis=1)
     return build.model(x)
 
 

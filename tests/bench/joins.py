@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
         models = [net(channels, size, held=held) for held in (False, True)]
         scattered, held = graphopt.bench(*models, threads=1, seconds=chosen.seconds).rows
         costs, pixels = CostModel(), size * size
-        half = costs.convolution(channels // 2, channels // 2, 9, pixels) + costs.scatter(channels, pixels)
+        half = costs.convolution(channels // 2, channels // 2, 9, pixels) + costs.scatter(channels, pixels, pixels)
         rule = costs.convolution(channels // 2, channels, 9, pixels) < half
         cells = [channels, size, scattered.median_ms, held.median_ms, held.paired_ratio, "yes" if rule else "no"]
         print(row(cells), flush=True)

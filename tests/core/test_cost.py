@@ -24,10 +24,12 @@ def test_one_channel_more_may_be_faster() -> None:
 
 @pytest.mark.parametrize("width", [0, 1, 7])
 def test_costs_are_positive_and_grow(width: int) -> None:
-    for cost in (COSTS.convolution, COSTS.product):
-        here, wider = (
-            float(cost(w, 32, 9, 100) if cost == COSTS.convolution else cost(w, 32, 100)) for w in (width, 64)
-        )
-        assert 0 < here < wider
-    assert 0 < COSTS.gather(width, 10) <= COSTS.gather(width + 1, 10)
-    assert COSTS.scatter(width, 10) > COSTS.gather(width, 10)
+    assert 0 < float(COSTS.convolution(width, 32, 9, 100)) < float(COSTS.convolution(64, 32, 9, 100))
+    assert 0 < float(COSTS.product(width, 32, 100)) < float(COSTS.product(64, 32, 100))
+    assert 0 < float(COSTS.depthwise(width, 9, 100)) < float(COSTS.depthwise(64 + width, 9, 100))
+    assert 0 < COSTS.gather(width, 10, 10) <= COSTS.gather(width + 1, 10, 10)
+    assert COSTS.scatter(width, 10, 10) > COSTS.gather(width, 10, 10)
+
+
+def test_along_the_last_axis_every_element_is_copied_by_itself() -> None:
+    assert COSTS.gather(64, 100, 1) > 10 * COSTS.gather(64, 100, 100)

@@ -61,7 +61,7 @@ def estimate(plan: Plan, costs: CostModel) -> float:
             taps, pixels = int(np.prod([size or 1 for size in w[2:]])), SIZE * SIZE
             wide = float(costs.convolution(present.size, rows.size, taps, pixels))
             needed = int(read[present].sum())
-            narrow = float(costs.convolution(needed, rows.size, taps, pixels) + costs.gather(needed, pixels))
+            narrow = float(costs.convolution(needed, rows.size, taps, pixels) + costs.gather(needed, pixels, pixels))
             total += wide if needed >= present.size else min(wide, narrow)
         elif node.op_type in ELEMENTWISE_JOINS and sizes is not None:
             own = plan.layout(out).get(1, np.arange(sizes[1] or 0))
@@ -70,7 +70,7 @@ def estimate(plan: Plan, costs: CostModel) -> float:
                     continue
                 have = plan.layout(value).get(1, np.arange(sizes[1] or 0))
                 if not np.array_equal(have, own):
-                    total += float(costs.scatter(own.size, SIZE * SIZE))
+                    total += float(costs.scatter(own.size, SIZE * SIZE, SIZE * SIZE))
     return total
 
 
