@@ -248,3 +248,16 @@ def test_a_group_norm_as_torch_writes_it(shape: str) -> None:
     examine(Case("a group", lambda: build([2, 3]), most=4 * 3 + unit + 2 * 4 + 4 * 2, gone=("Pad",), batches=(1, 5)))
     # The other channel of its group counts in the statistics: a scatter brings it back.
     examine(Case("half of one", lambda: build([3]), least=5 * 3 + 6 + 2 * 5 + 5 * 2, batches=(1, 5)))
+
+
+@pytest.mark.parametrize(("shift", "claimed"), [(0.0, False), (1.5, True)])
+def test_constants_behind_which_only_rounding_is_left(shift: float, claimed: bool) -> None:
+    """The mean of equal numbers is not quite that number: nobody can say what comes out, unless the shift drowns it."""
+
+    def build() -> onnx.ModelProto:
+        net = Net(21)
+        y = net("Conv", net.input("x", "N", 3, 4, 5), dead(net.normal(4, 3, 1, 1), 0, [0, 1, 2, 3]), net.normal(4))
+        shifts = np.full(4, shift, np.float32)
+        return net.model(net("InstanceNormalization", y, net.normal(4), shifts, epsilon=0.1))
+
+    examine(Case("", build, batches=(1, 5), stays=() if claimed else ("InstanceNormalization",)))

@@ -16,6 +16,12 @@ from graphopt import dims
 from graphopt.facts.rules import Rule, identity_links, rule, through_links
 from graphopt.facts.store import Facts, Group, Link, Mask, Spec
 
+ROUNDING = 2.0**-21
+"""By how much, relative to it, the mean of equal numbers may differ from that number."""
+
+SMALL_NOISE = 1e-6
+"""Noise below this share of what is left is not seen."""
+
 
 def _shown(node: ir.Node, first: int) -> bool:
     return any(out.uses() or out.is_graph_output() for out in node.outputs[first:])
@@ -193,6 +199,10 @@ class ChannelNorm(Rule):
                 normalized = (fills - fills.mean(axis=1, keepdims=True)) / deviation
             mask = np.repeat(whole, form.each)
             fill = np.where(mask, normalized.ravel() * gamma, 0) + beta
+            # The mean of equal numbers is rounded: where nothing but that is left, the original computes its noise.
+            noise = ROUNDING * np.abs(fills).max(axis=1, keepdims=True) / deviation * np.abs(gamma.reshape(fills.shape))
+            if mask.all() and noise.max(initial=0.0) > np.abs(fill).max(initial=0.0) * SMALL_NOISE:
+                mask = mask & (noise.ravel() == 0)
         if facts.assume_finite and form.epsilon > 0:
             fill = np.where(gamma == 0, beta, fill)
             mask = mask | (gamma == 0)
