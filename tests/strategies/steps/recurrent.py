@@ -40,7 +40,8 @@ def recurrent(b: Builder, c: Choices, x: Value) -> None:
     states = _states(b, c, n, sides, hidden)
     peepholes = op == "LSTM" and c.chance(20)
     if states or peepholes:
-        operands += ["", *(states or [""])]
+        operands += [""] * (5 - len(operands))  # no lengths; perhaps no bias
+        operands += states or [""]
         if op == "LSTM":
             operands += states or [""]
         if peepholes:
