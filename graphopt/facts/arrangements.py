@@ -12,6 +12,7 @@ from graphopt import dims
 from graphopt.facts.constants import Constants, is_constant
 from graphopt.facts.entries import REST, Entries, Entry
 from graphopt.facts.factors import ONE, Axes, Factor, Product, product_of, regrouped, simplified, total, whole
+from graphopt.facts.misread import UNNAMED, computed, entries_of, misread, symbols
 from graphopt.facts.store import sizes_only
 
 MOVES = frozenset("Reshape Transpose Flatten Squeeze Unsqueeze Identity Slice Expand Tile".split())
@@ -222,29 +223,17 @@ class Arrangements:
 
         Without ``allowzero`` an entry of zero says "the same size as before", even if it was computed.
         """
-        if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
+        value, recorded = node.inputs[0] if node.inputs else None, dims.sizes(node.outputs[0])
+        if value is None or not computed(node):
             return frozenset()
-        value, shape = node.inputs
-        if is_constant(shape) or shape is None or value is None or node.attributes.get_int("allowzero", 0):
-            return frozenset()
-        before, recorded, found = self.sizes(value), dims.sizes(node.outputs[0]), self.entries.of(shape)
-        entries = found if found is not None else [product_of(size) for size in recorded or ()]
-        before_symbols = [_symbols(product_of(size)) for size in before or ()]
-        doubtful: set[str] = set()
-        for place, entry in enumerate(entries):
-            symbols = _symbols(entry)
-            if before is not None and place >= len(before):
-                self.fatal |= symbols - self._doubts.get(shape, frozenset())  # there is no such size
-            else:
-                doubtful |= symbols - (before_symbols[place] if place < len(before_symbols) else set())
-        alone = set().union(*before_symbols, *(_symbols(entry) for entry in entries))
-        if REST not in entries and len(alone) < 2 and None not in (before or (None,)) and None not in entries:
-            return frozenset()  # it fails, for the number of elements is another one
-        return frozenset(doubtful)
-
-
-def _symbols(entry: Entry) -> set[str]:
-    return set(entry.symbols) if isinstance(entry, Product) else set()
+        before, shape = self.sizes(value), node.inputs[1]
+        if before is None or recorded is None:
+            return frozenset({UNKNOWN})
+        entries = entries_of(self.entries, shape, recorded)
+        for entry in entries[len(before) :]:
+            # There is no such size.
+            self.fatal |= symbols(entry) - self._doubts.get(shape, frozenset()) - {UNNAMED}  # type: ignore[arg-type]
+        return frozenset().union(*misread(before, entries).values())
 
 
 REPEATED = -1

@@ -14,6 +14,8 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.dims import Size
+from graphopt.facts.entries import Entries
+from graphopt.facts.misread import copied
 from graphopt.facts.ops import leading
 from graphopt.facts.ops.leading import Leading, leading_blocks
 from graphopt.facts.rules import Rule, rule, select_forward, through_links
@@ -57,6 +59,8 @@ class Reshape(Rule):
         known, out = dims.sizes(node.inputs[0]), dims.sizes(node.outputs[0])
         if known is None or out is None:
             return None
+        if copied(node, known, out, Entries(facts.constants))[1]:
+            return None  # of no elements, it may have a size of zero where a number is recorded
         pairing = pair_axes(known, out)
         links: list[Link] = []
         blocks: list[Block] = []

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from graphopt import dims
+from graphopt.facts.entries import Entries
+from graphopt.facts.misread import copied
 from graphopt.facts.ops.leading import Leading
 from graphopt.facts.store import Spec
 from graphopt.rewrite.edit import Cursor, Edit
@@ -17,7 +20,7 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
     value, out = node.inputs[0], node.outputs[0]
     assert value is not None
     planned = edit.planned(out)
-    original = edit.sizes(value)
+    original, result = edit.sizes(value), edit.sizes(out)
     wanted = {}
     for link in spec.of_operand(0):
         if link.out_axis in planned:
@@ -47,6 +50,8 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
                 grid &= found.reshape([-1 if i == place else 1 for i in range(len(block.sizes))])
         if not grid.all():
             wanted[block.ins[0]] = np.flatnonzero(grid.ravel())
+    assert result is not None
+    places = copied(node, original, result, Entries(edit.facts.constants))[0] if wanted else set()
     edit.operand(node, 0, wanted)
     if node.op_type == "Reshape" and planned:
         sizes = {axis: int(kept.size) for axis, kept in planned.items()}
@@ -57,7 +62,34 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
             for axis, size in sizes.items():
                 shape[axis] = size
             node.attributes["shape"] = ir.AttrInt64s("shape", shape)
+    _copy_as_before(
+        node, {axis: size for axis in places & set(wanted) if isinstance(size := original[axis], int)}, edit
+    )
     edit.narrow_value(out, planned)
+
+
+def _copy_as_before(node: ir.Node, sizes: dict[int, int], edit: Edit) -> None:
+    """Write out what an entry of a computed shape copies where it is zero: the input has another size there now."""
+    if not sizes:
+        return
+    shape = node.inputs[1]
+    assert shape is not None
+    length = dims.rank(node.outputs[0])
+    assert length is not None
+    numbers = np.zeros(length, np.int64)
+    for entry, size in sizes.items():
+        numbers[entry] = size
+    place, base = edit.before(node), f"{node.outputs[0].name}_shape"
+    int64, copies = ir.DataType.INT64, edit.constant(numbers, f"{base}_copies")
+    zero = edit.constant(np.zeros(1, np.int64), "zero")
+    empty = edit.node("Equal", [shape, zero], place, f"{base}_empty", [length], shape, dtype=ir.DataType.BOOL)
+    if edit.facts.opset >= 9:
+        explicit = edit.node("Where", [empty, copies, shape], place, base, [length], shape, dtype=int64)
+    else:
+        cast = edit.node("Cast", [empty], place, base, [length], shape, [ir.AttrInt64("to", int64)], int64)
+        product = edit.node("Mul", [cast, copies], place, base, [length], shape, dtype=int64)
+        explicit = edit.node("Add", [shape, product], place, base, [length], shape, dtype=int64)
+    node.replace_input_with(1, explicit)
 
 
 @rewrites("Shape")
