@@ -227,13 +227,29 @@ def _attention(call: Call) -> str | None:
     if not call.has(2) or bool(heads) != bool(shared) or (heads and heads % shared):
         return None
     copies = ", ".join(["columns"] * (heads // shared if heads else 1))
-    return f"""
+    lines = f"""
         last = Constant<value_ints = [-1]>()
         others = Constant<value_ints = {[1] if heads else [1, 2]}>()
         rows = ReduceSum<keepdims = 1>(i0, last)
         columns = ReduceSum<keepdims = 1>(i2, others)
         wide = Concat<axis = -1>({copies})
         o0 = Add(rows, wide)"""
+    for out in (1, 2):  # the keys and values so far
+        if len(call.node.output) > out and call.node.output[out]:
+            past = f"i{3 + out}" if call.has(3 + out) else ""
+            lines += _cached(f"i{out}", past, f"o{out}", shared)
+    return lines
+
+
+def _cached(value: str, past: str, out: str, heads: int) -> str:
+    """``[B, S, heads*d]`` (or with heads on axis 1, if ``heads`` is 0) behind ``[B, heads, P, d]``."""
+    split = f"""
+        {out}_shape = Constant<value_ints = [0, 0, {heads}, -1]>()
+        {out}_split = Reshape({value}, {out}_shape)
+        {out}_new = Transpose<perm = [0, 2, 1, 3]>({out}_split)"""
+    new = f"{out}_new" if heads else value
+    joined = f"{out} = Concat<axis = 2>({past}, {new})" if past else f"{out} = Identity({new})"
+    return f"{split if heads else ''}\n{joined}"
 
 
 @row("MultiHeadAttention")
@@ -245,6 +261,47 @@ def _multi_head_attention(call: Call) -> str | None:
         second = Constant<value_ints = [1]>()
         rows = ReduceSum<keepdims = 1>(i0, last)
         columns = ReduceSum<keepdims = 1>(i2, second)
+        o0 = Add(rows, columns)"""
+
+
+@row("GroupQueryAttention")
+def _group_query_attention(call: Call) -> str | None:
+    """As the queries; a cache is as long as a number says that is not known before the model runs."""
+    queries, shared = call.attribute("num_heads", 0), call.attribute("kv_num_heads", 0)
+    if not queries or not shared or call.attribute("kv_cache_bit_width", 0):
+        return None
+    keys = "i1"
+    if call.has(1):
+        lines = "o0 = Identity(i0)"
+    else:
+        parts = [f"part{number}" for number in range(queries + 2 * shared)]
+        lines = f"""
+            {", ".join(parts)} = Split<axis = -1, num_outputs = {len(parts)}>(i0)
+            o0 = Concat<axis = -1>({", ".join(parts[:queries])})
+            keys = Concat<axis = -1>({", ".join(parts[queries : queries + shared])})"""
+        keys = "keys"
+    for out in (1, 2):
+        if len(call.node.output) > out and call.node.output[out]:
+            lines += f"""
+                {_cached(keys, "", f"now{out}", shared)}
+                some{out} = Cast<to = 9>(i5)
+                o{out} = Compress<axis = 2>(now{out}, some{out})"""
+    return lines
+
+
+@row("Attention")
+def _projected_attention(call: Call) -> str | None:
+    """``[B, S, values]``: the input's axes but the last, and the values' share of the weight's columns."""
+    sizes, weight = call.attribute("qkv_hidden_sizes", ()), call.sizes(1)
+    if not sizes and (weight is None or len(weight) != 2 or weight[1] % 3):
+        return None
+    width = sizes[2] if sizes else weight[1] // 3  # type: ignore[index]
+    return f"""
+        last = Constant<value_ints = [-1]>()
+        shape = Constant<value_ints = [{width}]>()
+        zeros = ConstantOfShape(shape)
+        columns = CastLike(zeros, i0)
+        rows = ReduceSum<keepdims = 1>(i0, last)
         o0 = Add(rows, columns)"""
 
 

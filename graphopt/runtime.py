@@ -44,7 +44,7 @@ _FOREIGN = {
 }
 
 
-FATAL_ON_EMPTY = frozenset({"Attention", "Einsum", "GRU", "LSTM", "RNN", "Scan"})
+FATAL_ON_EMPTY = frozenset({"Attention", "Einsum", "GRU", "GroupQueryAttention", "LSTM", "RNN", "Scan"})
 """Operators that end the whole process on inputs of size 0 (onnxruntime 1.31: an abort, a division by zero)."""
 
 

@@ -2,6 +2,7 @@
 
 from graphopt.facts.ops import (  # noqa: F401
     attention,
+    attention_contrib,
     channel_blocks,
     contraction,
     contrib,
@@ -21,6 +22,7 @@ from graphopt.facts.ops import (  # noqa: F401
     quantized,
     recurrent,
     reduction,
+    rotary,
     sampling,
     scans,
     shaping,

@@ -2,6 +2,7 @@
 
 from graphopt.rewrite.ops import (  # noqa: F401
     attention,
+    attention_contrib,
     channel_blocks,
     contraction,
     control,
@@ -16,6 +17,7 @@ from graphopt.rewrite.ops import (  # noqa: F401
     quantized,
     recurrent,
     reduction,
+    rotary,
     sampling,
     shaping,
 )
