@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +101,8 @@ def _step(b: Builder, c: Choices) -> None:
                 del b.initializers[name]
             b.shared = shared
             b._used = used
-    b.push(b.op("Identity", [x], x.shape, dtype=x.dtype, amp=x.amp, grain=x.grain))
+    with suppress(InapplicableError):  # the value itself may be too large for one more of its size
+        b.push(b.op("Identity", [x], x.shape, dtype=x.dtype, amp=x.amp, grain=x.grain))
 
 
 def build(recipe: Recipe) -> Graph:
