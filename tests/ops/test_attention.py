@@ -239,7 +239,8 @@ def test_attention_operator_with_shared_heads(four: bool, opset: int) -> None:
 
     whole = 4 * 2 * HEAD + 2 * 2 * HEAD
     examine(Case("both of one", lambda: build([2, 3]), most=whole // 2, batches=BATCHES))
-    examine(Case("one of each", lambda: build([0, 2]), least=whole - 2 * HEAD, batches=BATCHES))
+    examine(Case("one of each", lambda: build([0, 3]), most=whole - 4 * HEAD, batches=BATCHES))
+    examine(Case("one of one", lambda: build([0, 2, 3]), least=whole - HEAD, batches=BATCHES))
 
 
 def test_attention_operator_keeps_its_scale() -> None:
@@ -261,6 +262,27 @@ def test_multi_head_attention_of_onnxruntime(where: str, mask: str) -> None:
     examine(
         Case("", lambda: operator("MultiHeadAttention", zero=zero, columns=columns, mask=mask), most, batches=BATCHES)
     )
+
+
+@pytest.mark.parametrize("op", ["Attention", "MultiHeadAttention"])
+@pytest.mark.parametrize("order", ["", "causal", "mask"])
+def test_a_query_keeps_its_place_in_a_sequence(op: str, order: str) -> None:
+    """Rows in front of the queries that nobody reads: without them, others would see other keys."""
+
+    def build() -> onnx.ModelProto:
+        net = Net(23)
+        x, z = net("Pad", net.input("x", "N", T - 2, E), [0, 2, 0, 0, 0, 0]), net.input("z", "N", T, E)
+        parts: list[str | np.ndarray] = [project(net, each, H * D) for each in (x, z, z)]
+        causal = int(order == "causal")
+        if op == "Attention":
+            parts += [net.normal(T, T)] if order == "mask" else []
+            y = net(op, *parts, is_causal=causal, q_num_heads=H, kv_num_heads=H)
+        else:
+            parts += ["", "", net.normal(1, 1, T, T)] if order == "mask" else []
+            y = net(op, *parts, domain=MICROSOFT, unidirectional=causal, num_heads=H)
+        return net.model(net("Slice", y, [2], [T], [1]))
+
+    examine(Case("", build, gone=() if order else ("Pad",), stays=("Pad",) if order else (), batches=BATCHES))
 
 
 def gated(gate: str, zero_gate: bool, zero_up: bool) -> onnx.ModelProto:

@@ -85,7 +85,7 @@ class Attention(Rule):
             return None
         axis = found.axis
         rows = 1 if axis == 2 else 2
-        links = [Link(Q, rows, 0, rows)]
+        links = [Link(Q, rows, 0, rows)] if _same_for_rows(node, found) else []
         contracted = tuple((operand, axis) for operand in (Q, K, V))
         products: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = ()
         if axis == 1:
@@ -212,6 +212,14 @@ class MultiHeadAttention(Attention):
         if found is not None and found.bias is not None and not facts.constants.known(node.inputs[found.bias]):
             return None
         return super().spec(node, facts)
+
+
+def _same_for_rows(node: ir.Node, found: Heads) -> bool:
+    """Tell whether every query sees the same keys: where one does not, its place in the sequence counts."""
+    if node.attributes.get_int("is_causal", 0) or node.attributes.get_int("unidirectional", 0):
+        return False
+    known = dims.sizes(_optional(node, found.mask))
+    return known is None or len(known) < 2 or known[-2] == 1
 
 
 def _flat(

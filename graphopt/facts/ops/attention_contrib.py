@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
-from graphopt.facts.ops.attention import Attention
+from graphopt.facts.ops.attention import Attention, heads_of
 from graphopt.facts.ops.qlinear import operand
 from graphopt.facts.rules import MICROSOFT, Rule, rule, through_links
 from graphopt.facts.store import Facts, Group, Mask, Partial, Spec
@@ -55,25 +55,31 @@ class Served:
         """Return the same for the result."""
         return np.repeat(queries, self.sizes[V])
 
+    def read(self, out: ir.Value, facts: Facts) -> Mask:
+        """Return ``[queries]`` (bool): the heads of which the result is read, zeros left out."""
+        wanted = facts.demanded(out, self.axis, self.queries * self.sizes[V])
+        dead = facts.dead_axes(out).get(self.axis)
+        live = wanted if dead is None else wanted & ~dead.mask
+        return np.asarray(live.reshape(self.queries, -1).any(axis=1))
+
     def group(self, live: Mask | None = None) -> Group:
         """Return which positions go together, given which heads of queries (bool ``[queries]``) are read.
 
         What is kept must go on serving equal numbers. So either whole heads of keys and values go with all that they
         serve; or, where each that is read serves some heads that nobody reads, as many of those from each, all at once.
         """
-        serves = np.arange(self.queries) // self.together
-        numbers, shared = (np.zeros_like(serves) if self.cached else serves), np.arange(self.shared)
-        if live is not None:
-            by_shared = live.reshape(self.shared, -1)
-            read = np.asarray(by_shared.any(axis=1) | self.cached)
-            spare = int((~by_shared[read]).sum(axis=1).min(initial=self.together))
-            spare = min(spare, self.together - 1)
-            if spare and read.any():
-                extra = ~by_shared & (np.cumsum(~by_shared, axis=1) <= spare)
-                numbers = np.where((extra | ~read[:, None]).ravel(), self.shared, numbers)
-                shared = np.where(read, shared, self.shared)
-        if self.cached:
-            shared = np.full(self.shared, -1)
+        served, apart = np.arange(self.queries) // self.together, self.shared
+        by_shared = np.ones((self.shared, self.together), bool) if live is None else live.reshape(self.shared, -1)
+        read = np.asarray(by_shared.any(axis=1) | self.cached)
+        spare = min(int((~by_shared[read]).sum(axis=1).min(initial=self.together)), self.together - 1)
+        spared = ~by_shared & (np.cumsum(~by_shared, axis=1) <= spare)
+        if read.all() and (spare or self.cached):  # keys and values stay as they are
+            numbers, shared = np.where(spared.ravel(), apart, 0), np.full(self.shared, -1)
+        elif spare and read.any():
+            numbers = np.where((spared | ~read[:, None]).ravel(), apart, served)
+            shared = np.where(read, np.arange(self.shared), apart)
+        else:
+            numbers, shared = served, np.arange(self.shared)
         ends = [(place, self.axis, each) for place, each in self.positions(numbers, shared).items()]
         ends = [end for end in ends if (end[2] >= 0).any()]
         return Group(self.shared + 1, tuple(ends), ((0, self.axis, self.result(numbers)),))
@@ -152,11 +158,8 @@ class ServedAttention(Rule):
         assert isinstance(found, Served)
         more: dict[int, Partial] = {}
         if facts.demand.get(out) is not None:
-            size = found.queries * found.sizes[V]
-            wanted = facts.demanded(out, found.axis, size)
-            dead = facts.dead_axes(out).get(found.axis)
-            live = wanted if dead is None else wanted & ~dead.mask
-            heads = np.asarray(live.reshape(found.queries, -1).any(axis=1))
+            wanted = facts.demanded(out, found.axis, found.queries * found.sizes[V])
+            heads = found.read(out, facts)
             # Which heads go together is settled here: forward, nobody knows yet which of them are read.
             spec.groups = (found.group(heads),)
             whole = np.full(found.shared, found.cached)
@@ -259,8 +262,12 @@ class StandardAttention(Attention):
     def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         if isinstance(spec.extra, Served):
             self.with_cache.backward(node, spec, facts)
-        else:
-            super().backward(node, spec, facts)
+            return
+        super().backward(node, spec, facts)
+        found, out = heads_of(spec), node.outputs[0]
+        if found is not None and found.together > 1 and facts.demand.get(out) is not None:
+            heads = Served(found.queries, found.shared, found.axis, found.sizes, packed=False, cached=False, past=False)
+            spec.groups = (heads.group(heads.read(out, facts)),)
 
 
 @dataclass(frozen=True, slots=True)

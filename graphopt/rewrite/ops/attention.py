@@ -22,12 +22,16 @@ def attention(node: ir.Node, spec: Spec, edit: Edit) -> None:
     found, out = heads_of(spec), node.outputs[0]
     assert found is not None
     kept = edit.planned(out).get(found.axis)
-    heads = np.arange(found.shared) if kept is None else np.unique(found.result()[kept])
     wanted = [wanted_by_links(node, operand, spec, edit) for operand in (Q, K, V)]
-    if heads.size < found.shared:
-        for operand in (Q, K, V):
-            wanted[operand][found.axis] = np.flatnonzero(np.isin(found.numbers(operand), heads))
-        _per_head(node, spec, heads, edit)
+    if kept is not None:
+        queries = np.unique(kept // found.sizes[V])
+        heads, counts = np.unique(queries // found.together, return_counts=True)
+        assert np.unique(counts).size == 1, "every head of keys and values is shared by as many"
+        wanted[Q][found.axis] = np.flatnonzero(np.isin(np.arange(found.numbers(Q).size) // found.sizes[Q], queries))
+        for operand in (K, V):
+            if heads.size < found.shared:
+                wanted[operand][found.axis] = np.flatnonzero(np.isin(found.numbers(operand), heads))
+        _per_head(node, spec, queries, heads, edit)
     if found.axis == 1:
         _scores(node, wanted, edit)
     for operand in (Q, K, V):
@@ -35,21 +39,20 @@ def attention(node: ir.Node, spec: Spec, edit: Edit) -> None:
     outputs_narrowed(node, edit)
 
 
-def _per_head(node: ir.Node, spec: Spec, heads: np.ndarray, edit: Edit) -> None:
+def _per_head(node: ir.Node, spec: Spec, queries: np.ndarray, heads: np.ndarray, edit: Edit) -> None:
     """Cut what comes in one for each head: the mask, the bias, the numbers of heads."""
     found = heads_of(spec)
     assert found is not None
     mask = node.inputs[found.mask] if len(node.inputs) > found.mask else None
     known = dims.static(mask)
     if mask is not None and known is not None and len(known) > 2 and known[-3] != 1:
-        chosen = np.flatnonzero(np.isin(np.arange(found.queries) // found.together, heads))
-        edit.operand(node, found.mask, {len(known) - 3: chosen})
+        edit.operand(node, found.mask, {len(known) - 3: queries})
     if found.bias is not None:
         numbers = np.concatenate([found.numbers(operand) for operand in (Q, K, V)])
         edit.operand(node, found.bias, {0: np.flatnonzero(np.isin(numbers, heads))})
-    for name, count in (("q_num_heads", found.together), ("kv_num_heads", 1), ("num_heads", 1)):
+    for name, which in (("q_num_heads", queries), ("kv_num_heads", heads), ("num_heads", heads)):
         if name in node.attributes:
-            node.attributes[name] = ir.AttrInt64(name, int(heads.size) * count)
+            node.attributes[name] = ir.AttrInt64(name, int(which.size))
 
 
 def _scores(node: ir.Node, wanted: list[dict[int, np.ndarray]], edit: Edit) -> None:
