@@ -26,6 +26,7 @@ from graphopt.facts.store import Block, Facts, Group, Link, Spec, sizes_only
 from graphopt.facts.walk import demands
 from graphopt.plan.components import components
 from graphopt.plan.cost import CostModel
+from graphopt.plan.coupled import coupled
 from graphopt.plan.grouped import output_classes, tie
 from graphopt.plan.norms import kept_for_norms
 from graphopt.plan.planes import choose_planes
@@ -433,7 +434,10 @@ def _group(node: ir.Node, group: Group, plan: Plan, classes: _Classes) -> None:
 
 
 def _reshape(node: ir.Node, block: Block, plan: Plan, classes: _Classes) -> None:
-    """Merged axes inherit from the one factor that can be narrowed; a split axis gives one of its parts."""
+    """Merged axes inherit from the one factor that can be narrowed; a split axis gives one of its parts.
+
+    Where a merged axis would keep what it shares its layout with from being narrowed, it has a layout of its own.
+    """
     value, out = node.inputs[0], node.outputs[0]
     assert value is not None
     if block.merges:
@@ -442,6 +446,12 @@ def _reshape(node: ir.Node, block: Block, plan: Plan, classes: _Classes) -> None
         for axis, size, track in zip(block.ins, block.sizes, tracks, strict=True):
             gains.append(0 if track is None else size - int(plan.facts.needed(value, axis, size).sum()))
         best = int(np.argmax([gain / size for gain, size in zip(gains, block.sizes, strict=True)]))
+        total = int(np.prod(block.sizes))
+        left = total - gains[best] * (total // block.sizes[best])
+        if int(plan.facts.needed(out, block.outs[0], total).sum()) < left and coupled(out, block.outs[0], plan.facts):
+            # Grouped queries: each factor is needed whole, but not each pair. The pairs are gathered behind.
+            plan.tracks[out, block.outs[0]] = Track(classes.fresh(total))
+            return
         for place, track in enumerate(tracks):
             if track is not None and (place != best or not gains[best]):
                 classes.pin(track.ids)

@@ -48,6 +48,7 @@ class FoldReshapes:
             return False
         arrangements = Arrangements(context.constants)
         found = {node: arrangement for node in graph if (arrangement := arrangements.visit(node)) is not None}
+        _record(found, arrangements)
         edit = Edit(context.bare(), "composed", cut_weights=True)
         made: dict[tuple[object, ...], ir.Value] = {}
         folded = 0
@@ -69,6 +70,20 @@ class FoldReshapes:
             remove_unused(graph)
         shapes = _shapes_before(graph, edit)
         return context.record({"chains": folded, "shapes": shapes})
+
+
+def _record(found: dict[ir.Node, Arrangement], arrangements: Arrangements) -> None:
+    """Name sizes that nothing else has named: those behind the Expand of grouped queries' keys, for one."""
+    for node, arrangement in found.items():
+        out = node.outputs[0]
+        if out.shape is None:
+            continue
+        known: list[ir.SymbolicDim | dims.Size] = []
+        for dim, size in zip(out.shape.dims, arrangement.shape(), strict=True):
+            # A number is a promise for empty values, too.
+            trusted = isinstance(size, str) or arrangements.certain(out)
+            known.append(size if not isinstance(dim, int) and dim.value is None and trusted else dim)
+        out.shape = ir.Shape(known)
 
 
 def _shapes_before(graph: ir.Graph, edit: Edit) -> int:

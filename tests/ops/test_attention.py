@@ -117,7 +117,7 @@ def test_a_head_with_one_live_position_stays(form: str) -> None:
 def grouped(alive: list[int], repeat: str, shared: int = 2) -> onnx.ModelProto:
     """Query heads share heads of keys and values, which are repeated; some query heads are not read."""
     net = Net()
-    x = net.input("x", "N", T, E)
+    x = net.input("x", "N", "S" if repeat == "sized" else T, E)
     together = H // shared
 
     def repeated(y: str) -> str:
@@ -125,6 +125,9 @@ def grouped(alive: list[int], repeat: str, shared: int = 2) -> onnx.ModelProto:
             return net("Gather", y, np.repeat(np.arange(shared), together), axis=1)
         y = net("Unsqueeze", y, [2])
         y = net("Tile", y, [1, 1, together, 1, 1]) if repeat == "Tile" else net("Expand", y, [1, 1, together, 1, 1])
+        if repeat == "sized":  # where both are zero, the second one is `together`: no Gather says that
+            n, steps = (net("Gather", net("Shape", x), [axis], axis=0) for axis in (0, 1))
+            return net("Reshape", y, net("Concat", n, [H], steps, [D], axis=0))
         return net("Reshape", y, [-1, H, T, D])
 
     k, v = (repeated(split(net, project(net, x, shared * D), shared)) for _ in range(2))
@@ -132,7 +135,7 @@ def grouped(alive: list[int], repeat: str, shared: int = 2) -> onnx.ModelProto:
     return finish(net, join(net, y), heads([head for head in range(H) if head not in alive]))
 
 
-@pytest.mark.parametrize("repeat", ["Expand", "Tile", "Gather"])
+@pytest.mark.parametrize("repeat", ["Expand", "Tile", "Gather", "sized"])
 @pytest.mark.parametrize(
     ("alive", "shared", "kept"),
     [([0, 1], 2, 1), ([0, 2], 2, 2), ([0, 3], 2, 2), ([0, 2, 3], 2, 2), ([3], 2, 1), ([1, 2], 1, 1), ([1, 2], 4, 2)],

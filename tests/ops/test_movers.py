@@ -292,3 +292,25 @@ def test_zeros_of_a_shape() -> None:
         return net.model(net("Conv", net("Concat", y, zeros, axis=1), net.normal(2, 9, 3, 3), pads=[1] * 4))
 
     examine(Case("", build, most=4 * 3 + 4 * 2 * 9))
+
+
+def copies(how: str, gone: list[int], shift: float = 0.0) -> onnx.ModelProto:
+    """Six copies of one row, some of them hidden by a mask."""
+    net = Net()
+    y = net("Relu", net("MatMul", net.input("x", "N", 1, 4), net.normal(4, 5)))
+    if how == "computed":
+        y = net("Expand", y, net("Concat", net("Gather", net("Shape", y), [0], axis=0), [6, 1], axis=0))
+    else:
+        y = net("Tile", y, [1, 6, 1]) if how == "Tile" else net("Expand", y, [1, 6, 1])
+    y = net("Mul", y, dead(net.normal(6, 5), 0, gone))
+    if shift:
+        y = net("Add", y, shift)
+    return net.model(net("MatMul", net("Reshape", y, [-1, 30]), net.normal(30, 3)))
+
+
+@pytest.mark.parametrize("how", ["Expand", "Tile", "computed"])
+def test_as_many_copies_as_are_wanted(how: str) -> None:
+    examine(Case("dead", lambda: copies(how, [1, 4]), most=20 + 20 + 60 + 6))
+    examine(Case("one is left", lambda: copies(how, [0, 1, 2, 3, 5]), most=20 + 5 + 15 + 6))
+    examine(Case("not zero", lambda: copies(how, [1, 4], 0.5), most=20 + 20 + 60 + 10))
+    examine(Case("none", lambda: copies(how, []), least=20 + 30 + 90))

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.facts.constants import is_constant
 from graphopt.facts.rules import Rule, identity_links, rule, select_forward
-from graphopt.facts.store import Facts, Link, Mask, Spec
+from graphopt.facts.store import Facts, Group, Link, Mask, Spec
 
 
 def normal(axis: int, rank: int) -> int:
@@ -219,7 +219,7 @@ def _pad_value(node: ir.Node, facts: Facts) -> np.ndarray | None:
 
 @rule("Expand")
 class Expand(Mover):
-    """Broadcast to a shape: axes that keep their size keep their positions."""
+    """Broadcast to a shape: axes that keep their size keep their positions; of copies there are as many as wanted."""
 
     def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
         value, out = node.inputs[0], node.outputs[0]
@@ -228,13 +228,17 @@ class Expand(Mover):
             return None
         offset = len(wide) - len(known)
         links = []
+        repeated = list(range(offset))
         pinned: set[tuple[int, int]] = set()
         for axis, size in enumerate(known):
             if dims.provably_equal(size, wide[axis + offset]):
                 links.append(Link(0, axis, 0, axis + offset))
-            elif size != 1:
+            elif size == 1:
+                repeated.append(axis + offset)
+            else:
                 pinned.add((0, axis + offset))
-        return Spec(links, pinned=frozenset(pinned), at_source=True)
+        groups = _copies(node, repeated, facts)
+        return Spec(links, pinned=frozenset(pinned), at_source=True, groups=groups)
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
         value, out = node.inputs[0], node.outputs[0]
@@ -262,9 +266,18 @@ class Tile(Mover):
         links = [Link(0, axis, 0, axis) for axis, count in enumerate(repeats) if count == 1]
         for axis, count in enumerate(repeats):
             size = known[axis]
-            if count > 1 and size is not None:
+            if count > 1 and size is not None and size != 1:
                 links.append(Link(0, axis, 0, axis, np.tile(np.arange(size), count)))
-        return Spec(links, reason="Tile repeats this axis")
+        copies = [axis for axis, count in enumerate(repeats) if count > 1 and known[axis] == 1]
+        groups = _copies(node, copies, facts)
+        return Spec(links, reason="Tile repeats this axis", groups=groups)
+
+
+def _copies(node: ir.Node, axes: list[int], facts: Facts) -> tuple[Group, ...]:
+    """Return a layout of its own for each output axis that repeats the one position there is of a live value."""
+    known = None if facts.constants.known(node.inputs[0]) else dims.static(node.outputs[0])
+    sizes = [(axis, known[axis]) for axis in axes] if known is not None else []
+    return tuple(Group(size, outputs=((0, axis, np.arange(size)),)) for axis, size in sizes if size)
 
 
 @rule("ConstantOfShape")

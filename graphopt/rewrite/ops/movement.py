@@ -11,7 +11,7 @@ from graphopt.facts.store import Link, Spec
 from graphopt.plan.classes import Layout
 from graphopt.rewrite import moves
 from graphopt.rewrite.edit import Cursor, Edit
-from graphopt.rewrite.rules import by_links, outputs_narrowed, rewrites, set_ints, wanted_by_links
+from graphopt.rewrite.rules import by_links, outputs_narrowed, patch_shape, rewrites, set_ints, wanted_by_links
 
 
 def dense_index(link: Link, have: np.ndarray | None, want: np.ndarray | None, size: int) -> np.ndarray:
@@ -250,3 +250,12 @@ def _pad(node: ir.Node, indices: dict[int, np.ndarray], changed: set[int], edit:
     node.replace_input_with(1, edit.constant(np.array(pads, np.int64), f"{out.name}_pads"))
     if len(node.inputs) > 3 and node.inputs[3] is not None:
         node.resize_inputs(3)
+
+
+@rewrites("Tile")
+def tile(node: ir.Node, spec: Spec, edit: Edit) -> None:
+    """Make as many copies of a single position as are wanted; other repetitions keep their number."""
+    planned = edit.planned(node.outputs[0])
+    copies = {axis for group in spec.groups for _, axis, _ in group.outputs}
+    patch_shape(node, 1, edit, {axis: int(kept.size) for axis, kept in planned.items() if axis in copies})
+    by_links(node, spec, edit)

@@ -9,7 +9,8 @@ from graphopt import dims
 from graphopt.facts.entries import Entries
 from graphopt.facts.misread import copied
 from graphopt.facts.ops.leading import Leading
-from graphopt.facts.store import Spec
+from graphopt.facts.store import Block, Spec
+from graphopt.plan.classes import Layout
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.rules import overwritten, patch_shape, rewrites
 
@@ -28,20 +29,14 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
     assert original is not None
     if isinstance(spec.extra, Leading) and spec.extra.out_axis in planned:
         wanted[spec.extra.axis] = spec.extra.wanted(planned[spec.extra.out_axis])
+    present = dict(planned)
     for block in spec.blocks:
         grid = np.ones(block.sizes, bool)
         if block.merges:
             kept = planned.get(block.outs[0])
-            if kept is None:
-                continue
-            chosen = np.zeros(grid.size, bool)
-            chosen[kept] = True
-            chosen = chosen.reshape(block.sizes)
-            for place, axis in enumerate(block.ins):
-                rest = tuple(i for i in range(len(block.sizes)) if i != place)
-                found = chosen.any(axis=rest)
-                if not found.all():
-                    wanted[axis] = np.flatnonzero(found)
+            if kept is not None:
+                positions = _merge(block, kept, edit.layout(value), wanted)
+                present[block.outs[0]] = positions
             continue
         for place, axis in enumerate(block.outs):
             if axis in planned:
@@ -54,7 +49,7 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
     places = copied(node, original, result, Entries(edit.facts.constants))[0] if wanted else set()
     edit.operand(node, 0, wanted)
     if node.op_type == "Reshape" and planned:
-        sizes = {axis: int(kept.size) for axis, kept in planned.items()}
+        sizes = {axis: int(kept.size) for axis, kept in present.items()}
         if len(node.inputs) > 1:
             patch_shape(node, 1, edit, sizes)
         else:
@@ -65,7 +60,34 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
     _copy_as_before(
         node, {axis: size for axis in places & set(wanted) if isinstance(size := original[axis], int)}, edit
     )
-    edit.narrow_value(out, planned)
+    edit.narrow_value(out, {axis: kept for axis, kept in present.items() if kept.size != result[axis]})
+    if any(present[axis] is not kept for axis, kept in planned.items()):
+        users = list(out.uses())
+        chosen = edit.convert(out, planned)
+        edit.stand_in(out, chosen, users)
+        edit.layouts[chosen] = planned
+
+
+def _merge(block: Block, kept: np.ndarray, have: Layout, wanted: Layout) -> np.ndarray:
+    """Choose the positions of merged axes behind kept ones of the result; return what the result has of them then.
+
+    That is ``kept`` itself where it is a product of positions. Otherwise more is merged than is wanted.
+    """
+    chosen = np.zeros(int(np.prod(block.sizes)), bool)
+    chosen[kept] = True
+    chosen = chosen.reshape(block.sizes)
+    parts = [chosen.any(axis=tuple(i for i in range(len(block.sizes)) if i != place)) for place in range(chosen.ndim)]
+    grid = np.ones(block.sizes, bool)
+    irregular = np.prod([part.sum() for part in parts]) > kept.size
+    for place, (axis, size) in enumerate(zip(block.ins, block.sizes, strict=True)):
+        found = np.flatnonzero(parts[place])
+        if irregular and (axis not in have or np.isin(found, have[axis]).all()):
+            found = have.get(axis, np.arange(size))  # one selection will do
+        if found.size < size:
+            wanted[axis] = found
+        inside = np.isin(np.arange(size), found)
+        grid &= inside.reshape([-1 if i == place else 1 for i in range(len(block.sizes))])
+    return np.flatnonzero(grid.ravel()) if irregular else kept
 
 
 def _copy_as_before(node: ir.Node, sizes: dict[int, int], edit: Edit) -> None:
