@@ -81,7 +81,7 @@ def exported(
 def test_a_cache_in_primitive_operators(
     unread: list[int], zero: list[int], shared: int, fused: bool, exporter: Literal["dynamo", "torchscript"]
 ) -> None:
-    """Heads of queries go where the cache is gathered from; otherwise only what is behind attention. The cache stays."""
+    """The cache stays; heads of queries go where it is gathered from, otherwise only what is behind attention."""
     model = exported(Cached(shared, fused), exporter, unread, zero)
     expected = check.Expected.of(model, (1, 5))
     result = check.optimized(model, "optimize", plan="smallest")

@@ -14,6 +14,7 @@ from tests.strategies.builder import BATCH, Builder, Value
 from tests.strategies.recipe import HEADER_BYTES, STEP_BYTES, Choices, InapplicableError, Recipe
 from tests.strategies.steps import (  # noqa: F401  (each registers its steps)
     attention,
+    attention_contrib,
     blocks,
     contractions,
     contrib,
