@@ -133,7 +133,6 @@ def _expanded(value: ir.Value, fills: np.ndarray, edit: Edit) -> ir.Value | None
     if known is None or edit.facts.opset < 8:
         return None
     place = Cursor(edit.graph, before=next(iter(edit.graph), None))
-    constant = edit.constant(fills, f"{value.name}_constant", value.dtype)
     int64 = ir.DataType.INT64
     sources: dict[str, tuple[ir.Value, int]] = {}
     for graph_input in edit.graph.inputs:
@@ -142,6 +141,7 @@ def _expanded(value: ir.Value, fills: np.ndarray, edit: Edit) -> ir.Value | None
                 sources.setdefault(size, (graph_input, axis))
     if any(size is None or (isinstance(size, str) and size not in sources) for size in known):
         return None
+    constant = edit.constant(fills, f"{value.name}_constant", value.dtype)
     parts: list[ir.Value | None] = []
     for size in known:
         if isinstance(size, int):

@@ -12,7 +12,7 @@ from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.arrangements import MOVES, Arrangement, Arrangements, once
 from graphopt.facts.constants import is_constant
-from graphopt.rewrite.arrange import arrange, recipe
+from graphopt.rewrite.arrange import Recipe, arrange, in_numbers, recipe
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.moves import ROLE
 from graphopt.rewrite.unused import remove_unused
@@ -44,7 +44,7 @@ class FoldReshapes:
 
     def _run(self, context: Context) -> bool:
         graph = context.graph
-        if not any(node.op_type in MOVES for node in graph):
+        if MOVES.isdisjoint(context.operators()):
             return False
         arrangements = Arrangements(context.constants)
         found = {node: arrangement for node in graph if (arrangement := arrangements.visit(node)) is not None}
@@ -117,7 +117,10 @@ def _fold(node: ir.Node, found: Arrangement, made: dict[tuple[object, ...], ir.V
     if found.repeats:
         return _gather(node, found, made, edit)
     steps = recipe(found)
-    nodes = steps.nodes - any((found.root, cut) in made for cut in steps.cut)
+    shared = [made[found.root, cut] for cut in steps.cut if (found.root, cut) in made]
+    if steps.nodes == found.alone and shared and _as_written(node, shared[0], found, steps):
+        return False
+    nodes = steps.nodes - len(shared)
     if steps.nodes and (nodes > found.alone or (nodes == found.alone and not found.merged)):
         return False
     if steps.nodes == 0:
@@ -128,6 +131,24 @@ def _fold(node: ir.Node, found: Arrangement, made: dict[tuple[object, ...], ir.V
     made[found.root, found.axes] = result
     _stand_in(out, result, edit)
     return True
+
+
+def _as_written(node: ir.Node, cut: ir.Value, found: Arrangement, steps: Recipe) -> bool:
+    """Tell whether a chain of as many nodes as its recipe, ``cut`` among them, would only be written again.
+
+    A shape at its end that is computed may become numbers, though.
+    """
+    last = node
+    for _ in range(found.alone - 1):
+        source = node.inputs[0]
+        producer = None if source is None else source.producer()
+        if source is cut:
+            computed = last.op_type == "Reshape" and len(last.inputs) > 1 and not is_constant(last.inputs[1])
+            return not (computed and steps.joined and in_numbers(found, steps))
+        if producer is None:
+            return False
+        node = producer
+    return False
 
 
 def _bypass(out: ir.Value, root: ir.Value, edit: Edit) -> bool:
