@@ -15,6 +15,7 @@ from graphopt.facts.walk import analyse, analyse_body
 from graphopt.model_check import source_line
 from graphopt.plan.classes import Kind, Plan, make_plan
 from graphopt.plan.cost import CostModel
+from graphopt.registry import Pass
 from graphopt.report.schema import WarningRow
 from graphopt.rewrite.unused import remove_unused
 from graphopt.subgraphs import Nesting, names, nesting
@@ -45,6 +46,9 @@ class Context:
     """Facts that were true before a graph's bodies were edited. An edit keeps what a body computes, so that they still
     hold of the values that the bodies read; of the nodes they may be out of date."""
     _plans: dict[tuple[ir.Graph, bool, int], Plan] = field(default_factory=dict)
+    _idle: list[Pass] = field(default_factory=list)
+    """Passes that found nothing to do in the model as it is."""
+    _operators: dict[ir.Graph, frozenset[str]] = field(default_factory=dict)
 
     @property
     def graph(self) -> ir.Graph:
@@ -140,6 +144,22 @@ class Context:
             self._plans[key] = make_plan(self.facts(), self.kind, joins=joins, align=align, costs=self.costs)
         return self._plans[key]
 
+    def operators(self) -> frozenset[str]:
+        """Return the types of the operators in the graph as it is now; a pass that finds none of its own leaves."""
+        graph = self.graph
+        if graph not in self._operators:
+            self._operators[graph] = frozenset(node.op_type for node in graph)
+        return self._operators[graph]
+
+    def run(self, item: Pass) -> bool:
+        """Run a pass, unless it found nothing to do before in the model as it is; return whether anything changed."""
+        if item in self._idle:
+            return False
+        changed = item.run(self)
+        if not changed:
+            self._idle.append(item)
+        return changed
+
     def bare(self) -> Plan:
         """Return a plan that knows and changes nothing, for edits that find by themselves what to do."""
         return Plan(Facts(self.graph, self.opset, self.constants, names=self._names), self.kind)
@@ -147,6 +167,8 @@ class Context:
     def changed(self) -> None:
         """Forget the facts: the graph is another one now, and so is what is around and inside it."""
         self._plans.clear()
+        self._idle.clear()
+        self._operators.clear()
         graph = self.graph
         if not self._nesting or graph is self.model.graph:
             self._facts.clear()

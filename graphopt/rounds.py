@@ -25,6 +25,7 @@ from graphopt.registry import Pass
 from graphopt.report.axes import axis_rows
 from graphopt.report.schema import PassRow, Report
 from graphopt.rewrite.functions import inline_functions
+from graphopt.rewrite.unused import remove_unused
 
 Progress = Callable[[str, int, int], None]
 
@@ -81,12 +82,15 @@ def run(context: Context, settings: Settings, report: Report, step: Progress) ->
                 _run_one(context, item, report)
         step(f"round {round_number + 1}", total, total)
         if not repeat or not any(row.changed for row in report.passes[first:]):
-            return
+            break
         if round_number > 2:  # most are done: only what goes on is worth looking at whether it goes in a circle
             now = fingerprint(context.model)
             if now in seen:
-                return
+                break
             seen.add(now)
+    if repeat:  # what a pass wrote before it changed its mind, and ``tidy`` did not see any more
+        for graph in context.graphs():
+            remove_unused(graph)
 
 
 NARROWING = (FoldDead, Demask, Propagate, Coalesce, Narrow)
@@ -108,7 +112,7 @@ def _delay(context: Context, item: Pass, report: Report) -> None:
 
 def _run_one(context: Context, item: Pass, report: Report) -> None:
     nodes, started = context.model.graph.num_nodes(), time.perf_counter()
-    changed = item.run(context)
+    changed = context.run(item)
     seconds = time.perf_counter() - started
     before = report.passes[-1].parameters_after if report.passes else report.before.parameters
     left = parameters(context.model, context.sizes) if changed else before

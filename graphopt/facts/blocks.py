@@ -37,12 +37,17 @@ class Block:
         return self.rows.size * self.columns.size
 
 
+def is_dense(pattern: Mask) -> bool:
+    """Tell at one look that a pattern has no blocks worth looking for."""
+    return not pattern.size or bool(pattern.mean() > DENSE)
+
+
 def find_blocks(pattern: Mask) -> list[Block]:
     """Return at least two blocks that hold all weights of a pattern ``[o, i]`` and every output once; or none.
 
     Outputs without any weight are given to the block with the fewest outputs.
     """
-    if not pattern.size or pattern.mean() > DENSE:
+    if is_dense(pattern):
         return []
     found = _components(pattern)
     if len(found) < 2:

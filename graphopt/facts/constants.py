@@ -191,26 +191,30 @@ class Constants:
 
         Of integers, ``zero`` (which broadcasts against them) may be their zero point.
         """
+        first, second = sorted((rows, columns))
 
         def compute(array: np.ndarray) -> np.ndarray:
             rest = tuple(i for i in range(array.ndim) if i not in (rows, columns))
-            found = (array != (0 if zero is None else zero)).any(axis=rest)
+            return (array != (0 if zero is None else zero)).any(axis=rest)
+
+        def turned(found: np.ndarray) -> np.ndarray:
             return found if rows < columns else found.T
 
         size = self.size(value) or 0
         point = None if zero is None else (zero.shape, zero.tobytes())
         if size <= SMALL:
-            return self._pattern(value, ("nonzero", rows, columns, point), compute)
+            found = self._pattern(value, ("nonzero", first, second, point), compute)
+            return None if found is None else turned(found)
 
         def pack(array: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
             found = compute(array)
             return np.packbits(found), found.shape
 
-        packed = self._pattern(value, ("packed", rows, columns, point), pack)
+        packed = self._pattern(value, ("packed", first, second, point), pack)
         if packed is None:
             return None
         bits, shape = packed
-        return np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)
+        return turned(np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape))
 
     def finite(self, value: ir.Value) -> bool | None:
         """Tell whether every element is finite; ``None`` when the value is not a numeric constant."""

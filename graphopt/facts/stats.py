@@ -40,9 +40,10 @@ def stats(model: ir.Model) -> Stats:
         constant_bytes += tensor.nbytes
         parameters += int(tensor.size) if tensor.dtype.is_floating_point() else weights.get(id(tensor), 0)
 
-    weights = _stored(model)
+    graphs = list(_graphs(model))
+    weights = _stored(graphs)
     ops: Counter[str] = Counter()
-    for graph in _graphs(model):
+    for graph in graphs:
         if isinstance(graph, ir.Graph):
             for value in graph.initializers.values():
                 if value.const_value is not None:
@@ -55,7 +56,7 @@ def stats(model: ir.Model) -> Stats:
 
     return Stats(
         parameters=parameters,
-        macs=_total_macs(model),
+        macs=_total_macs(model) if model.functions else sum(macs(node) for graph in graphs for node in graph),
         nodes=sum(ops.values()),
         initializer_bytes=constant_bytes,
         ops=dict(sorted(ops.items())),
@@ -73,10 +74,11 @@ def parameters(model: ir.Model, known: dict[int, tuple[object, int]]) -> int:
             known[id(tensor)] = (tensor, int(tensor.size) if tensor.dtype.is_floating_point() else 0)
         return id(tensor)
 
-    weights = _stored(model)
+    graphs = list(_graphs(model))
+    weights = _stored(graphs)
     seen: set[int] = set()
     fresh = 0
-    for graph in _graphs(model):
+    for graph in graphs:
         if isinstance(graph, ir.Graph):
             seen.update(held(v.const_value) for v in graph.initializers.values() if v.const_value is not None)
         for node in graph:
@@ -108,10 +110,10 @@ STORED: Mapping[tuple[str, str], tuple[int, ...]] = {
 """Inputs at which a constant of integers stands for numbers, by domain and operator."""
 
 
-def _stored(model: ir.Model) -> dict[int, int]:
+def _stored(graphs: Iterable[ir.Graph | ir.Function]) -> dict[int, int]:
     """How many numbers each tensor (by id) of integers stands for."""
     found: dict[int, int] = {}
-    for graph in _graphs(model):
+    for graph in graphs:
         for node in graph:
             for position in STORED.get((_domain(node.domain), node.op_type), ()):
                 value = node.inputs[position] if position < len(node.inputs) else None

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
-from graphopt.facts.blocks import Block, find_blocks
+from graphopt.facts.blocks import Block, find_blocks, is_dense
+from graphopt.facts.constants import Constants
 from graphopt.facts.ops.contraction import Geometry, weights_nonzero
 from graphopt.facts.store import Facts
 from graphopt.plan.classes import Kind
@@ -18,6 +19,9 @@ from graphopt.plan.cost import CostModel
 from graphopt.plan.widths import elements_at, spread, window_taps
 
 Form = Literal["several", "batched", "grouped"]
+
+SPLIT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that may be split."""
 
 LEAST_SAVED = 256
 """Weights that a split must save, and that a block must hold for a product of its own: less is a node for nothing."""
@@ -49,6 +53,21 @@ class Split:
     def rows(self) -> np.ndarray:
         """Return the outputs that the blocks write, one block after the other."""
         return np.concatenate([block.rows for block in self.blocks])
+
+
+def may_split(node: ir.Node, constants: Constants) -> bool:
+    """Tell, without facts of its graph, whether a node has a weight that is large and sparse enough for blocks."""
+    if node.op_type not in SPLIT or node.domain not in ("", "ai.onnx"):
+        return False
+    for weight in node.inputs[:2]:
+        rank = dims.rank(weight) or 0
+        if weight is None or rank < 2 or not constants.known(weight) or (constants.size(weight) or 0) < LEAST_SAVED:
+            continue
+        rows, columns = (0, 1) if "Conv" in node.op_type else (rank - 2, rank - 1)
+        pattern = constants.nonzero(weight, rows, columns)
+        if pattern is not None and not is_dense(pattern):
+            return True
+    return False
 
 
 def choose_split(

@@ -107,7 +107,7 @@ class FoldMasks:
 
 def _fold_stored(context: Context) -> int:
     """Fold what is done to weights that are stored as integers."""
-    if not any(node.op_type == "DequantizeLinear" for node in context.graph):
+    if "DequantizeLinear" not in context.operators():
         return 0
     return fold_into_stored(Edit(context.bare(), "composed", cut_weights=True))
 

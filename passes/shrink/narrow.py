@@ -39,7 +39,7 @@ class Narrow:
 
     def run(self, context: Context) -> bool:
         """Run on every graph."""
-        folded = FoldMasks(context.may_grow).run(context)
+        folded = context.run(FoldMasks(context.may_grow))
         return context.everywhere(lambda: self._run(context)) or folded
 
     def _run(self, context: Context) -> bool:

@@ -11,7 +11,7 @@ from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.ops.contraction import Geometry, geometry
 from graphopt.facts.store import Facts, Spec
-from graphopt.plan.blocks import Split, choose_split, moving_time
+from graphopt.plan.blocks import Split, choose_split, may_split, moving_time
 from graphopt.plan.classes import Plan
 from graphopt.rewrite.blocks import neighbours, split_contraction
 from graphopt.rewrite.edit import Edit
@@ -43,6 +43,8 @@ class SplitBlocks:
         return context.everywhere(lambda: self._run(context))
 
     def _run(self, context: Context) -> bool:
+        if not any(may_split(node, context.constants) for node in context.graph):
+            return False
         facts = context.facts()
         edit = Edit(Plan(facts, context.kind), "composed", cut_weights=True)
         for node in list(facts.graph):
@@ -57,7 +59,7 @@ class SplitBlocks:
 
 def _splittable(node: ir.Node, spec: Spec, geo: Geometry, facts: Facts) -> bool:
     """Tell whether the node is one whose parts can be written: one group, no bias that is computed."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
+    if not may_split(node, facts.constants):
         return False
     weight = node.inputs[geo.w]
     bias = node.inputs[geo.bias] if geo.bias is not None and geo.bias < len(node.inputs) else None

@@ -17,6 +17,8 @@ from graphopt.plan.classes import Plan
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.unused import remove_unused
 
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+
 DIRECTIONS = ("forward", "reverse")
 
 
@@ -43,7 +45,7 @@ class SplitDirections:
 
     def _run(self, context: Context) -> bool:
         graph = context.graph
-        if not any(node.op_type in ("LSTM", "GRU", "RNN") for node in graph):
+        if RECURRENT.isdisjoint(context.operators()):
             return False
         facts = context.facts()
         edit = Edit(Plan(facts, context.kind), "composed", cut_weights=True)

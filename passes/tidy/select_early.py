@@ -10,12 +10,14 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.context import Context
-from graphopt.facts.arrangements import Arrangement, Arrangements
+from graphopt.facts.arrangements import MOVES, Arrangement, Arrangements
 from graphopt.facts.constants import Constants
 from graphopt.facts.factors import ONE, Axes, Factor, Product, simplified
 from graphopt.rewrite.arrange import Recipe, arrange, recipe, writable
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.unused import remove_unused
+
+SELECTIONS = frozenset({"Split", "Slice", "Gather"})
 
 OPSET = 10
 """From which Slice takes its bounds as inputs."""
@@ -55,7 +57,8 @@ class SelectEarly:
 
     def _run(self, context: Context) -> bool:
         graph = context.graph
-        if context.opset < OPSET or not any(node.op_type in ("Split", "Slice", "Gather") for node in graph):
+        operators = context.operators()
+        if context.opset < OPSET or MOVES.isdisjoint(operators) or SELECTIONS.isdisjoint(operators):
             return False
         arrangements = Arrangements(context.constants)
         for node in graph:

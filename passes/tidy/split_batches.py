@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.context import Context
-from graphopt.facts.arrangements import UNKNOWN, Arrangement, Arrangements
+from graphopt.facts.arrangements import MOVES, UNKNOWN, Arrangement, Arrangements
 from graphopt.facts.factors import Axes, Factors, Product, product_of, whole
 from graphopt.facts.ops.elementwise import UNARY
 from graphopt.rewrite.arrange import arrange, recipe
@@ -44,11 +44,14 @@ class SplitBatches:
 
     def _run(self, context: Context) -> bool:
         graph = context.graph
-        if not any(node.op_type == "MatMul" for node in graph):
+        operators = context.operators()
+        if "MatMul" not in operators or MOVES.isdisjoint(operators):
             return False
         before = Arrangements(context.constants)
         for node in graph:
             before.visit(node)
+        if not any(_splittable(node, before) for node in graph):
+            return False
         arrangements = Arrangements(context.constants, before.fatal)
         edit = Edit(context.bare(), "composed", cut_weights=True)
         split = 0
@@ -60,11 +63,16 @@ class SplitBatches:
         return context.record({"split": split})
 
 
-def _split(node: ir.Node, arrangements: Arrangements, edit: Edit) -> bool:
+def _splittable(node: ir.Node, arrangements: Arrangements) -> bool:
     if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
         return False
-    merged = _merged_operands(node, arrangements)
-    sizes = dims.sizes(node.outputs[0])
+    return _merged_operands(node, arrangements) is not None
+
+
+def _split(node: ir.Node, arrangements: Arrangements, edit: Edit) -> bool:
+    if not _splittable(node, arrangements):
+        return False
+    merged, sizes = _merged_operands(node, arrangements), dims.sizes(node.outputs[0])
     if merged is None or sizes is None or 0 in sizes:
         return False
     place = Cursor(edit.graph, before=node)

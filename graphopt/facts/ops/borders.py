@@ -7,6 +7,8 @@ kinds, however large the image is.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import onnx_ir as ir
 
@@ -40,18 +42,29 @@ def windows(node: ir.Node) -> list[Mask] | None:
             before = missing // 2 if automatic == "SAME_UPPER" else missing - missing // 2
         elif automatic == "VALID":
             before = 0
-        output, tap = np.arange(outputs)[:, None], np.arange(taps)[None, :] * dilation
-        if node.op_type == "Conv":
-            place = output * stride + tap - before
-            found.append((place >= 0) & (place < size))
-        else:
-            place = output + before - tap
-            found.append((place % stride == 0) & (place >= 0) & (place < size * stride))
+        found.append(_window(node.op_type, size, taps, outputs, stride, dilation, before))
     return found
+
+
+@lru_cache(maxsize=256)
+def _window(operator: str, size: int, taps: int, outputs: int, stride: int, dilation: int, before: int) -> Mask:
+    """Return ``[t, a]`` of one axis; remembered, for many layers of a net have the same."""
+    output, tap = np.arange(outputs)[:, None], np.arange(taps)[None, :] * dilation
+    if operator == "Conv":
+        place = output * stride + tap - before
+        return (place >= 0) & (place < size)
+    place = output + before - tap
+    return (place % stride == 0) & (place >= 0) & (place < size * stride)
 
 
 def kinds(inside: Mask) -> tuple[Mask, np.ndarray]:
     """Return the different rows of ``[t, a]``, in order of appearance, and which of them each ``t`` has."""
+    return _kinds(inside.tobytes(), inside.shape)
+
+
+@lru_cache(maxsize=256)
+def _kinds(rows: bytes, shape: tuple[int, ...]) -> tuple[Mask, np.ndarray]:
+    inside = np.frombuffer(rows, bool).reshape(shape)
     _, first, which = np.unique(inside, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first, kind="stable")
     rank = np.empty_like(order)
