@@ -290,17 +290,22 @@ def _group_query_attention(call: Call) -> str | None:
 
 
 @row("Attention")
-def _projected_attention(call: Call) -> str | None:
+def _projected_attention(call: Call) -> str:
     """``[B, S, values]``: the input's axes but the last, and the values' share of the weight's columns."""
-    sizes, weight = call.attribute("qkv_hidden_sizes", ()), call.sizes(1)
-    if not sizes and (weight is None or len(weight) != 2 or weight[1] % 3):
-        return None
-    width = sizes[2] if sizes else weight[1] // 3  # type: ignore[index]
+    sizes = call.attribute("qkv_hidden_sizes", ())
+    if sizes:
+        columns = f"""
+            shape = Constant<value_ints = [{sizes[2]}]>()
+            zeros = ConstantOfShape(shape)
+            columns = CastLike(zeros, i0)"""
+    else:
+        columns = """
+            first = Constant<value_ints = [0]>()
+            all = ReduceSum<keepdims = 0>(i1, first)
+            queries, keys, columns = Split<axis = 0, num_outputs = 3>(all)"""
     return f"""
+        {columns}
         last = Constant<value_ints = [-1]>()
-        shape = Constant<value_ints = [{width}]>()
-        zeros = ConstantOfShape(shape)
-        columns = CastLike(zeros, i0)
         rows = ReduceSum<keepdims = 1>(i0, last)
         o0 = Add(rows, columns)"""
 

@@ -141,6 +141,7 @@ def _attention(net: Net) -> list[str]:
         *net.many("GroupQueryAttention", packed, "", "", "", "", lengths, total, outputs=3, **shared),
         *net.many("GroupQueryAttention", x, keys, keys, "", "", lengths, total, outputs=3, **shared),
         net("Attention", x, net.normal(32, 24), net.normal(24), domain=MICROSOFT, num_heads=2),
+        net("Attention", x, net("Relu", net.normal(32, 24)), net.normal(24), domain=MICROSOFT, num_heads=2),
         net("Attention", x, net.normal(32, 18), net.normal(18), domain=MICROSOFT, **sizes),
         *net.many("Attention", x, keys, keys, "", past, past, outputs=3, **flat),
         *net.many("Attention", x, keys, keys, outputs=3, **flat),
