@@ -56,7 +56,6 @@ EVERY = [
     for size, name in _NETS
     for form in _net(size, name).forms
 ]
-QUERIES = "a repeated cache holds the heads of the queries together: its Expand, over past + time, is not a Gather yet"
 SHUFFLED = "survivors that differ from group to group: the shuffle is not renumbered for them yet"
 
 
@@ -70,7 +69,6 @@ def but(reason: str, *names: str, forms: tuple[str, ...] = FORMS) -> list[Any]:
     ]
 
 
-DECODERS = ("decoder-groups", "decoder-each", "decoder-any")
 # Each net once.
 TWINS = [
     case
@@ -137,7 +135,7 @@ def test_optimized_net_computes_the_same(size: str, name: str, form: str, plan: 
     assert_same(original(size, name, form), optimized(size, name, form, plan), _net(size, name), batches)
 
 
-@pytest.mark.parametrize(("size", "name", "form"), but(QUERIES, *DECODERS, forms=("masks", "torchscript")))
+@pytest.mark.parametrize(("size", "name", "form"), EVERY)
 def test_no_mask_is_left(size: str, name: str, form: str) -> None:
     if not form.endswith("zeros"):
         assert masks_left(original(size, name, form)), "the masks are to be seen before"
@@ -170,7 +168,7 @@ def test_joins_are_counted() -> None:
     assert sum(joins(optimized("small", "resnet18-wide", "masks", "fastest")).values()) < sum(most)
 
 
-@pytest.mark.parametrize(("size", "name", "form"), but(f"{QUERIES}; {SHUFFLED}", *DECODERS, "shufflenet-unlike"))
+@pytest.mark.parametrize(("size", "name", "form"), but(SHUFFLED, "shufflenet-unlike"))
 def test_no_more_parameters_than_the_twin(size: str, name: str, form: str) -> None:
     before = stats(original(size, name, form)).parameters
     after, optimum = stats(smallest(size, name, form)).parameters, stats(twin(size, name)).parameters
@@ -208,13 +206,7 @@ def test_a_net_without_masks_keeps_its_channels() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("form", ["masks", "torchscript-zeros"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=QUERIES)] if name in DECODERS else [])
-        for name in _HEAVY
-    ],
-)
+@pytest.mark.parametrize("name", _HEAVY)
 def test_large_transformer_is_its_twin(name: str, form: str) -> None:
     net = FULL[name]
     before = masked_model(net, form)

@@ -12,6 +12,7 @@ from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.arrangements import MOVES, Arrangement, Arrangements, once
 from graphopt.facts.constants import is_constant
+from graphopt.facts.factors import Product
 from graphopt.rewrite.arrange import Recipe, arrange, in_numbers, recipe
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.moves import ROLE
@@ -78,10 +79,14 @@ def _record(found: dict[ir.Node, Arrangement], arrangements: Arrangements) -> No
         out = node.outputs[0]
         if out.shape is None:
             continue
+        entries = arrangements.entries.of(node.inputs[1]) if node.op_type == "Expand" else None
+        asked: list[int | None] = [None] * len(arrangement.axes) + [
+            entry.static if isinstance(entry, Product) else None for entry in entries or ()
+        ]
         known: list[ir.SymbolicDim | dims.Size] = []
-        for dim, size in zip(out.shape.dims, arrangement.shape(), strict=True):
-            # A number is a promise for empty values, too.
-            trusted = isinstance(size, str) or arrangements.certain(out)
+        for dim, size, entry in zip(out.shape.dims, arrangement.shape(), asked[-len(arrangement.axes) :], strict=True):
+            # A number is a promise for empty values, too: an Expand keeps it where it is asked for one above 1.
+            trusted = isinstance(size, str) or size == entry or arrangements.certain(out)
             known.append(size if not isinstance(dim, int) and dim.value is None and trusted else dim)
         out.shape = ir.Shape(known)
 
