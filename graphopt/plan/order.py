@@ -287,6 +287,9 @@ def _permutes(node: ir.Node, spec: Spec) -> bool:
         return False
     geo = geometry(spec)
     if geo is not None:
+        weight = node.inputs[geo.w]
+        if weight is None or not is_constant(weight):  # integers behind DequantizeLinear
+            return False
         return geo.groups == 1 and node.op_type in ("Conv", "Gemm", "MatMul") and node.domain in ("", "ai.onnx")
     return isinstance(find(node), Elementwise | BatchNormalization | Pool)
 

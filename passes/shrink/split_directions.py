@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.context import Context
-from graphopt.facts.ops.recurrent import HIDDEN_AXIS, LENGTHS, Recurrence, X, activations, read_alone, recurrence
+from graphopt.facts.ops.recurrent import HIDDEN_AXIS, LENGTHS, Recurrence, X, read_alone, recurrence
 from graphopt.facts.store import Facts
 from graphopt.plan.classes import Plan
 from graphopt.rewrite.edit import Cursor, Edit
@@ -183,7 +183,9 @@ def _one(node: ir.Node, direction: int, found: Recurrence, place: Cursor, edit: 
     attributes = dict(node.attributes.items())
     attributes["direction"] = ir.AttrString("direction", DIRECTIONS[direction])
     if "activations" in attributes:
-        attributes["activations"] = ir.AttrStrings("activations", activations(node, 2)[direction])
+        names = list(attributes["activations"].as_strings())  # as they are written: runtimes look at the case
+        half = len(names) // 2
+        attributes["activations"] = ir.AttrStrings("activations", names[direction * half : (direction + 1) * half])
     outputs = []
     for out, axis in zip(node.outputs, HIDDEN_AXIS, strict=False):
         sizes = dims.sizes(out)

@@ -84,6 +84,15 @@ def test_a_gather_that_becomes_a_slice() -> None:
     assert ops.get("Slice") == 1 and "Gather" not in ops
 
 
+def test_weights_behind_dequantize_linear_keep_their_order() -> None:
+    net = Net(21)
+    x = net("MatMul", net.input("x", "N", 4, 5), net.normal(5, 13))
+    stored = net("DequantizeLinear", dead(net.rng.integers(1, 9, (13, 2)).astype(np.uint8), 0, OTHER), np.float32(0.1))
+    a = net("MatMul", x, stored)
+    ops, _ = optimized(net.model(a, net("MatMul", net("Relu", x), dead(net.normal(13, 3), 0, OFF))))
+    assert ops.get("Gather", 0) + ops.get("Slice", 0) == 2
+
+
 def test_old_operator_sets_gather() -> None:
     net = Net(9)
     x = net("Relu", net("Conv", net.input("x", "N", 3, 6, 5), net.normal(13, 3, 1, 1), net.normal(13)))

@@ -16,12 +16,14 @@ from graphopt import dims
 from graphopt.facts.store import Mask
 
 
-def windows(node: ir.Node) -> list[Mask] | None:
+def windows(node: ir.Node, image: tuple[dims.Size, ...] | None = None) -> list[Mask] | None:
     """Return for every spatial axis ``[t, a]`` (bool): does tap ``a`` of output ``t`` read the image?
 
+    ``image``: the sizes of the input, where those that it has now are not those that the node is to read.
     ``None`` where a size is not known, and for padding that is not written as numbers (ConvTranspose).
     """
-    image, kernel, result = (dims.static(value) for value in (*node.inputs[:2], node.outputs[0]))
+    kernel, result = dims.static(node.inputs[1]), dims.static(node.outputs[0])
+    image = dims.static(node.inputs[0]) if image is None else image
     if image is None or kernel is None or result is None or node.op_type not in ("Conv", "ConvTranspose"):
         return None
     rank = len(image) - 2
@@ -34,7 +36,7 @@ def windows(node: ir.Node) -> list[Mask] | None:
     found = []
     for axis in range(rank):
         size, taps, outputs = image[2 + axis], kernel[2 + axis], result[2 + axis]
-        if size is None or taps is None or outputs is None:
+        if not isinstance(size, int) or taps is None or outputs is None:
             return None
         stride, dilation, before = strides[axis], dilations[axis], pads[axis]
         if automatic.startswith("SAME"):

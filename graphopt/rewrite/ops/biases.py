@@ -85,7 +85,9 @@ class BorderMap:
 
     def __init__(self, node: ir.Node, geo: Geometry, fill: np.ndarray, edit: Edit) -> None:
         """Compute it for constants ``fill`` (``[i]``, zero for others)."""
-        inside = windows(node)
+        x = node.inputs[geo.x]
+        assert x is not None
+        inside = windows(node, edit.sizes(x))  # what is all constant may lie there in one position by now
         assert inside is not None
         found = [kinds(rows) for rows in inside]
         self.values = border_map(spread_sums(node, geo, fill, edit.facts), [rows for rows, _ in found])
