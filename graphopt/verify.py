@@ -299,8 +299,7 @@ class Reference:
             return False
         own, other = (self._differences(case.outputs, outputs, {}) for outputs in moved)
         return all(
-            not theirs.problem
-            and theirs.max_abs <= max(_FURTHER * mine.max_abs, theirs.max_abs / max(theirs.ratio, 1.0))
+            not theirs.problem and (theirs.ratio <= 1 or theirs.max_abs <= _FURTHER * mine.max_abs)
             for mine, theirs in zip(own, other, strict=True)
         )
 
