@@ -265,7 +265,7 @@ class Widths:
         geo = geometry(facts.specs[node])
         assert geo is not None
         nonzero = weights_nonzero(node, geo, facts)
-        if nonzero is None or geo.groups > 1:
+        if nonzero is None or geo.groups > 1 or input_channels(node, geo) is None:
             return size
         live, _ = live_inputs(x, size, geo, facts)
         return int((nonzero[0].any(axis=0) & live).sum())
