@@ -77,7 +77,7 @@ class Split(Mover):
         for out, value in enumerate(node.outputs):
             sizes = dims.static(value)
             size = sizes[axis] if sizes is not None and len(sizes) == len(known) else None
-            if size is None:
+            if size is None or size < 0:  # in a branch that is never taken, sizes may be nonsense
                 return None
             links += [Link(0, i, out, i) for i in range(len(known)) if i != axis]
             links.append(Link(0, axis, out, axis, np.arange(start, start + size)))
