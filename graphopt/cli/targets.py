@@ -27,7 +27,11 @@ def command(json: options.Json = False) -> None:
             "name": name,
             "meaning": _MEANING[name][0],
             "runs_here": _MEANING[name][1] in (None, *available),
-            "figures": "none" if name == "portable" else str(targets.file_of(name)) if _measured(name) else "shipped",
+            "figures": "none"
+            if name == "portable"
+            else str(targets.file_of(name))
+            if targets.file_of(name).is_file()
+            else "shipped",
             "costs": dataclasses.asdict(targets.costs(name)),
         }
         for name in targets.TARGETS
@@ -48,9 +52,3 @@ def command(json: options.Json = False) -> None:
         )
     )  # fmt: skip
     typer.echo("\nThe figures of this machine: graphopt calibrate-target")
-
-
-def _measured(name: str) -> bool:
-    from graphopt import targets
-
-    return targets.file_of(name).is_file()

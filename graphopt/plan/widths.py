@@ -222,7 +222,7 @@ class Widths:
                 tracks = [self.plan.tracks.get((x, geo.x_axis)), self.plan.tracks.get((out, geo.out_axis))]
                 scope = self._scope(tracks)
                 if scope:
-                    found.append((scope, self._contraction(node, tracks, scope)))
+                    found.append((scope, self._contraction(node, geo, tracks, scope)))
             elif isinstance(spec.extra, Depthwise):
                 track = self.plan.tracks.get((out, 1))
                 scope = self._scope([track])
@@ -242,28 +242,21 @@ class Widths:
             found.append((scope, np.moveaxis(cost, 0, held[0])))
         return found
 
-    def _contraction(self, node: ir.Node, tracks: list[Track | None], scope: list[int]) -> np.ndarray:
-        geo = geometry(self.plan.facts.specs[node])
-        assert geo is not None
-        x, out = node.inputs[geo.x], node.outputs[0]
-        assert x is not None
+    def _contraction(self, node: ir.Node, geo: Geometry, tracks: list[Track | None], scope: list[int]) -> np.ndarray:
+        out = node.outputs[0]
         size = input_channels(node, geo) or UNKNOWN_SIZE
         sizes = dims.static(out)
         full = (sizes[geo.out_axis] if sizes is not None else None) or UNKNOWN_SIZE
         inputs = self._width(tracks[0], size, scope)
         outputs = self._width(tracks[1], full, scope)
-        pixels, window = elements_at(out, geo.out_axis), window_taps(node, geo.w_in, geo.w_out)
-        read = self._read(node, x, geo.x_axis, size)
-        narrow = _contraction_cost(self.costs, node, np.minimum(inputs, read), outputs, window, pixels, geo.groups)
-        gathered = narrow + self.costs.gather(read, *spread(x, geo.x_axis))
-        wide = _contraction_cost(self.costs, node, inputs, outputs, window, pixels, geo.groups)
+        read = self._read(node, geo, size)
+        wide, gathered = _both_ways(self.costs, node, geo, inputs, outputs, read)
         return np.where(inputs <= read, wide, np.minimum(wide, gathered))
 
-    def _read(self, node: ir.Node, x: ir.Value, axis: int, size: int) -> int:
+    def _read(self, node: ir.Node, geo: Geometry, size: int) -> int:
         """Return how many positions of its input a contraction with constant weights reads."""
-        facts = self.plan.facts
-        geo = geometry(facts.specs[node])
-        assert geo is not None
+        facts, x = self.plan.facts, node.inputs[geo.x]
+        assert x is not None
         nonzero = weights_nonzero(node, geo, facts)
         if nonzero is None or geo.groups > 1 or input_channels(node, geo) is None:
             return size
@@ -300,12 +293,20 @@ class Widths:
 
 def contraction_gathers(costs: CostModel, node: ir.Node, geo: Geometry, outputs: int, read: int, present: int) -> bool:
     """Tell whether gathering ``read`` of ``present`` input positions is cheaper than multiplying the others by zero."""
+    wide, gathered = _both_ways(costs, node, geo, np.asarray(present), np.asarray(outputs), read)
+    return bool(gathered < wide)
+
+
+def _both_ways(
+    costs: CostModel, node: ir.Node, geo: Geometry, present: np.ndarray, outputs: np.ndarray, read: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a contraction costs with all inputs that are present, and with those it reads gathered before it."""
     x, out = node.inputs[geo.x], node.outputs[0]
     assert x is not None
     pixels, window = elements_at(out, geo.out_axis), window_taps(node, geo.w_in, geo.w_out)
-    narrow = _contraction_cost(costs, node, np.asarray(read), np.asarray(outputs), window, pixels, geo.groups)
-    wide = _contraction_cost(costs, node, np.asarray(present), np.asarray(outputs), window, pixels, geo.groups)
-    return bool(narrow + costs.gather(read, *spread(x, geo.x_axis)) < wide)
+    wide = _contraction_cost(costs, node, present, outputs, window, pixels, geo.groups)
+    narrow = _contraction_cost(costs, node, np.minimum(present, read), outputs, window, pixels, geo.groups)
+    return wide, narrow + costs.gather(read, *spread(x, geo.x_axis))
 
 
 def depthwise_gathers(costs: CostModel, node: ir.Node, read: int, present: int, channels: int) -> bool:

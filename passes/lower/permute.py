@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.context import Context
+from graphopt.plan.classes import Plan
 from graphopt.plan.order import choose_orders, find_moves
 from graphopt.rewrite.edit import Edit
 from graphopt.rewrite.moves import ROLE
@@ -43,5 +44,5 @@ def _permute(context: Context) -> bool:
     orders = choose_orders(facts, find_moves(facts, ROLE))
     if not orders.perms:
         return False
-    edit = Edit(context.plan(), "composed", cut_weights=True)
+    edit = Edit(Plan(facts, context.kind), "composed", cut_weights=True)
     return context.record({"permuted": permute(orders, edit)})
