@@ -258,6 +258,14 @@ def test_integers_without_a_bias_keep_a_plane() -> None:
 # -- integer operators -----------------------------------------------------------------------------------------------
 
 
+def _read(net: Net, y: str, channels: int, step: float, zero: int, out_step: float) -> str:
+    """What a last quantized convolution makes of all channels of `y`, as floats."""
+    given = [y, scale(step), np.uint8(zero)]
+    result = [scale(out_step), np.uint8(90)]
+    weight = [steps(net, 2, channels, 1, 1), scale(0.1), np.int8(0)]
+    return dequantize(net, net("QLinearConv", *given, *weight, *result), *result)
+
+
 def _channels(net: Net, places: Collection[int] = DEAD, bias: float = 0.0, zero: int = 3) -> list[Any]:
     """Seven channels of an image, some of them dead, quantized."""
     y = net(
@@ -280,18 +288,7 @@ def test_a_quantized_convolution(pads: int, per_row: bool) -> None:
         w = [dead(steps(net, 5, 7, 3, 3), 0, [2], 2), s, zero]
         b = [np.arange(5).astype(np.int32)] if biased else []
         y = net("QLinearConv", *x, *w, scale(0.3), np.uint8(100), *b, pads=[pads] * 4)
-        y = net(
-            "QLinearConv",
-            y,
-            scale(0.3),
-            np.uint8(100),
-            steps(net, 2, 5, 1, 1),
-            scale(0.1),
-            np.int8(0),
-            scale(1),
-            np.uint8(90),
-        )
-        return net.model(dequantize(net, y, scale(1), np.uint8(90)))
+        return net.model(_read(net, y, 5, 0.3, 100, 1))
 
     scales = 4 if per_row else 1
     small = 12 + 4 + 4 * 4 * 9 + 2 * 4 + scales
@@ -432,18 +429,7 @@ def test_functions_and_pools(op: str) -> None:
         if op == "QLinearAveragePool":
             attributes |= {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
         y = net(op, *_channels(net, DEAD, fill), scale(0.011), np.uint8(7), domain=MICROSOFT, **attributes)
-        y = net(
-            "QLinearConv",
-            y,
-            scale(0.011),
-            np.uint8(7),
-            steps(net, 2, 7, 1, 1),
-            scale(0.1),
-            np.int8(0),
-            scale(0.2),
-            np.uint8(90),
-        )
-        return net.model(dequantize(net, y, scale(0.2), np.uint8(90)))
+        return net.model(_read(net, y, 7, 0.011, 7, 0.2))
 
     small = 12 + 4 + 8 + 9
     examine(Case("zeros", lambda: build(0.0), most=small + 2))
