@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -19,6 +20,9 @@ from graphopt.registry import Pass
 from graphopt.report.schema import WarningRow
 from graphopt.rewrite.unused import remove_unused
 from graphopt.subgraphs import Nesting, names, nesting
+
+if TYPE_CHECKING:
+    from graphopt.quantization.state import State
 
 
 @dataclass(slots=True)
@@ -37,6 +41,8 @@ class Context:
     warnings: list[WarningRow] = field(default_factory=list)
     sizes: dict[int, tuple[object, int]] = field(default_factory=dict)
     """What ``facts.stats.parameters`` knows of tensors it has counted."""
+    quantization: State | None = None
+    """Data, placement and scales while the model is being quantized."""
     _graph: ir.Graph | None = None
     _nesting: Nesting | None = None
     _names: set[str] | None = None

@@ -37,6 +37,8 @@ class Pass(Protocol):
     """A rewrite of a whole model: a frozen dataclass whose fields are its options."""
 
     name: ClassVar[str]
+    # A class may also have `stage: ClassVar[str]`: "optimize" (the default pipeline; what a class without it belongs
+    # to), or a stage of quantization, "prepare", "smooth" or "repair" (see graphopt.quantization.state).
 
     def run(self, context: Any) -> bool:
         """Edit ``context.model`` (a ``graphopt.context.Context``) in place; return whether anything changed."""
@@ -44,10 +46,15 @@ class Pass(Protocol):
 
 
 def passes() -> dict[str, type[Pass]]:
-    """Return every pass by name, the built-in ones in the order of the default pipeline."""
+    """Return every pass by name, the built-in ones in the order of the default pipeline, then those of quantization."""
     found = [_load(path) for path in BUILT_IN]
     found += [entry.load() for entry in metadata.entry_points(group="graphopt.passes")]
     return {cls.name: cls for cls in found}
+
+
+def stage(item: Pass | type[Pass]) -> str:
+    """Return the part of the work that a pass belongs to: ``optimize`` unless it says otherwise."""
+    return getattr(item, "stage", "optimize")
 
 
 def _load(path: str) -> type[Pass]:

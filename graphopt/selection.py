@@ -9,12 +9,12 @@ from pathlib import Path
 import yaml
 
 from graphopt.errors import UsageError, nearest
-from graphopt.registry import Pass, make, parse, passes
+from graphopt.registry import Pass, make, parse, passes, stage
 
 
 def default() -> list[Pass]:
     """Return the passes of the default pipeline."""
-    return [make(name, {}) for name in passes()]
+    return [make(name, {}) for name, cls in passes().items() if stage(cls) == "optimize"]
 
 
 def select(text: str | None, recipe: str | os.PathLike[str] | None) -> tuple[list[Pass], bool]:

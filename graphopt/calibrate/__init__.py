@@ -1,0 +1,1 @@
+"""What tensors hold, and the scale and zero point that lose least of it: numbers only, no graphs."""

@@ -1,0 +1,40 @@
+"""What is known while a model is being quantized: passes of the stages ``smooth`` and ``repair`` find it in the context.
+
+The order: ``prepare`` passes, placement, ``smooth`` passes (they change the float model and keep its function),
+calibration, scales, ``repair`` passes (they change scales, integers and biases), then the edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.calibrate.histogram import Histogram
+from graphopt.calibrate.solve import Parameters
+from graphopt.quantization.placement import Placement
+from graphopt.quantization.request import Request
+
+
+@dataclass
+class State:
+    """The state of one quantization.
+
+    Attributes:
+        request: What the user asked for.
+        batches: Returns the calibration data from the start; may be called as often as needed.
+        placement: Which tensors are quantized; None before that was decided.
+        histograms: By name of the value.
+        parameters: Scales and zero points of the activations and weights of the placement.
+        codes: Integers of weights that are not simply rounded to nearest: int64, of the weight's shape.
+    """
+
+    request: Request
+    batches: Callable[[], Iterator[Mapping[str, Any]]]
+    placement: Placement = field(default_factory=Placement)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    parameters: dict[ir.Value, Parameters] = field(default_factory=dict)
+    codes: dict[ir.Value, np.ndarray] = field(default_factory=dict)

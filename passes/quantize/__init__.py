@@ -1,0 +1,1 @@
+"""Passes that prepare a model for quantization, or repair what it costs."""
