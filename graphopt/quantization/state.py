@@ -1,4 +1,4 @@
-"""What is known while a model is being quantized: passes of the stages ``smooth`` and ``repair`` find it in the context.
+"""What is known while a model is quantized: passes of the stages ``smooth`` and ``repair`` find it in the context.
 
 The order: ``prepare`` passes, placement, ``smooth`` passes (they change the float model and keep its function),
 calibration, scales, ``repair`` passes (they change scales, integers and biases), then the edit.
