@@ -14,6 +14,7 @@ from graphopt.errors import UsageError, nearest
 
 BUILT_IN = (
     "graphopt.passes.masks.fold_masks:FoldMasks",
+    "graphopt.passes.tidy.unpack_sequences:UnpackSequences",
     "graphopt.passes.tidy.split_batches:SplitBatches",
     "graphopt.passes.tidy.select_early:SelectEarly",
     "graphopt.passes.tidy.fold_reshapes:FoldReshapes",

@@ -226,8 +226,8 @@ def test_decoder_beside_its_weights_is_narrowed_in_little_memory(shape: decoder.
             file.unlink()
     assert found["peak_bytes"] <= billions.allowed_bytes(shape)
     assert found["difference"] <= 1e-5
-    # Equal once the queries of its layers are narrowed, too.
-    assert found["parameters"] <= 1.2 * billions.twin_parameters(shape)
+    # Single numbers (exponents, epsilons) are constants of the graph and no parameters of the twin: five a layer.
+    assert found["parameters"] <= billions.twin_parameters(shape) + 5 * shape.layers
 
 
 # Dead channels of these are zero, so narrowing before and after quantizing gives the same scales.
