@@ -23,12 +23,15 @@ class Activation:
         grid: Its type.
         constraint: What its zero point and scale must respect.
         share: Activations of equal ``share`` get equal parameters, found on the sum of their histograms (data movers).
+        readers: (node, input) that read the dequantized value, where others go on reading the float one; None:
+            everybody reads the dequantized one, graph outputs too (the integer kernel leaves nothing else).
     """
 
     value: ir.Value
     grid: Grid
     constraint: Constraint = FREE
     share: str = ""
+    readers: list[tuple[ir.Node, int]] | None = None
 
 
 @dataclass

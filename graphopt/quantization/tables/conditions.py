@@ -1,0 +1,43 @@
+"""Conditions and axes that rows of the tables name: each reads one node and nothing around it."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from graphopt import dims
+
+
+def first_output_channels(node: ir.Node) -> int | None:
+    """Conv: ``W[O, C / groups, …]`` has a scale for each O."""
+    return 0
+
+
+def product_columns(node: ir.Node) -> int | None:
+    """MatMul: the columns of ``B[…, K, N]`` have scales of their own."""
+    rank = dims.rank(node.inputs[1])
+    return rank - 1 if rank is not None and rank >= 2 else None
+
+
+def gemm_columns(node: ir.Node) -> int | None:
+    """Gemm: ``B[K, N]``, or ``B[N, K]`` with ``transB``."""
+    return 0 if node.attributes.get_int("transB", 0) else 1
+
+
+def plain_gemm(node: ir.Node) -> str | None:
+    """``alpha = beta = 1``: QGemm has no factors."""
+    plain = node.attributes.get_float("alpha", 1.0) == 1 and (
+        node.attributes.get_float("beta", 1.0) == 1 or len(node.inputs) < 3 or node.inputs[2] is None
+    )
+    return None if plain else "a Gemm with alpha or beta has no integer kernel"
+
+
+def nearest(node: ir.Node) -> str | None:
+    """Resize that copies."""
+    mode = node.attributes.get_string("mode", "nearest")
+    return None if mode == "nearest" else f"Resize in mode {mode!r} computes new numbers"
+
+
+def one_output(node: ir.Node) -> str | None:
+    """MaxPool without indices."""
+    used = sum(bool(out.uses()) or out.is_graph_output() for out in node.outputs)
+    return None if used <= 1 and len(node.outputs) == 1 else f"{node.op_type} with a second output stays in float"

@@ -1,0 +1,94 @@
+"""What a table of a target consists of: a row for each operator, and what holds for all of them.
+
+The *role* of an operator says when it runs on integers:
+
+* ``compute``: it gains by itself (a product of matrices, a convolution).
+* ``follow``: it has an integer kernel, which pays where its neighbours are integers, too.
+* ``move``: it copies numbers and does not look at them; its input and outputs have equal parameters.
+* ``absorb``: it is dropped where the Q behind it does its work (Relu: the zero point is the lowest number).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import onnx_ir as ir
+
+Role = Literal["compute", "follow", "move", "absorb"]
+
+Condition = Callable[[ir.Node], str | None]
+"""Returns why a node does not run on integers although its operator may; None: it does."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator of the standard domain.
+
+    Attributes:
+        role: See above.
+        data: Inputs that are activations; empty: all.
+        weight: The input that may be a constant with a scale for each channel.
+        bias: The input that is stored as int32, or left in float, see ``Table.bias``.
+        channels: Returns the axis of the weight that has a scale for each position, None if it has one scale.
+        constants: Whether a constant may stand where an activation is expected; it is stored in the activations' type.
+        output: ``quantized``: the kernel writes integers, a Q must follow; ``either``: it can write float, too;
+            ``other``: what it writes is no real number (ArgMax).
+        when: Conditions, all of which must hold.
+    """
+
+    role: Role
+    data: tuple[int, ...] = (0,)
+    weight: int | None = None
+    bias: int | None = None
+    channels: Callable[[ir.Node], int | None] | None = None
+    constants: bool = False
+    output: Literal["quantized", "either", "other"] = "quantized"
+    when: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What things cost on a target, in nanoseconds on one thread; they decide where borders pay and nothing else.
+
+    Attributes:
+        q: Quantizing one element.
+        dq: Dequantizing one.
+        mac: A multiply-add in float, and on integers.
+        follow: One element of a follower in float, and on integers.
+        move: Copying one element in float, and as integers.
+        node: Starting an operator.
+    """
+
+    q: float = 0.15
+    dq: float = 0.1
+    mac: tuple[float, float] = (0.018, 0.005)
+    follow: tuple[float, float] = (0.2, 0.15)
+    move: tuple[float, float] = (0.2, 0.05)
+    node: float = 300.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """One target.
+
+    Attributes:
+        rows: By operator.
+        activations: Types that activations may have, the default first; ``none`` for weight-only.
+        weights: Types that weights may have, the default first.
+        symmetric: The zero point of activations is 0.
+        bias: Whether the runtime wants the bias as int32 or as float.
+        absorbs: Whether Relu and Clip are dropped by the Q behind them.
+        costs: What decides about borders.
+        reasons: Why a type is refused, by its name, where there is more to say than that it is.
+    """
+
+    rows: Mapping[str, Row]
+    activations: tuple[str, ...]
+    weights: tuple[str, ...]
+    symmetric: bool = False
+    bias: Literal["int32", "float"] = "int32"
+    absorbs: bool = True
+    costs: Costs = field(default_factory=Costs)
+    reasons: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,60 @@
+"""Which types a target takes: what it cannot load is refused before any work is done."""
+
+from __future__ import annotations
+
+import re
+
+from graphopt.calibrate.grid import Grid, grid
+from graphopt.errors import UsageError, nearest
+from graphopt.quantization.processor import saturates
+from graphopt.quantization.request import Request
+from graphopt.quantization.tables import TABLES
+
+
+def activation_grid(request: Request) -> Grid | None:
+    """Return the type of activations; None where they stay in float (weight-only).
+
+    Raises:
+        UsageError: The target has no use for the type; says why.
+    """
+    table = TABLES[request.target]
+    name = request.activations or (
+        f"levels{request.levels}" if request.levels and table.activations[0] != "none" else table.activations[0]
+    )
+    _offered(request.target, "activations", name, table.activations)
+    if name == "none":
+        return None
+    return grid(name, signed=table.symmetric)
+
+
+def weight_grid(request: Request) -> Grid:
+    """Return the type of weights; 7 bits by default where the processor's products of 8 bits saturate.
+
+    Raises:
+        UsageError: The target has no use for the type; says why.
+    """
+    table = TABLES[request.target]
+    name = request.weights or (f"levels{request.levels}" if request.levels else table.weights[0])
+    if request.weights is None and not request.levels and name == "int8" and request.target == "cpu" and saturates():
+        name = "int7"
+    _offered(request.target, "weights", name, table.weights)
+    return grid(name, signed=True)
+
+
+def opset(request: Request) -> int:
+    """Return the version of the standard operator set that a request needs: 13 for scales per channel."""
+    grids = (activation_grid(request), weight_grid(request))
+    return max([13, *(one.opset for one in grids if one is not None)])
+
+
+def _offered(target: str, what: str, name: str, offered: tuple[str, ...]) -> None:
+    if name in offered or ("levels" in offered and re.fullmatch(r"levels\d+", name)):
+        return
+    reason = TABLES[target].reasons.get(name)
+    close = nearest(name, offered)
+    hint = f"did you mean {close!r}? " if close else ""
+    shown = ", ".join("levelsN" if one == "levels" else one for one in offered)
+    raise UsageError(
+        f"{what} of type {name!r} are not for the target {target!r}" + (f": {reason}" if reason else ""),
+        help=f"{hint}one of {shown}",
+    )
