@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "optimize": "graphopt.pipeline",
     "Result": "graphopt.pipeline",
+    "quantize": "graphopt.quantization.pipeline",
     "inspect": "graphopt.inspection",
     "explain": "graphopt.inspection",
     "export": "graphopt.torch_export",
@@ -23,7 +24,8 @@ _HOME = {
 }
 
 __all__ = [
-    "Result", "__version__", "bench", "explain", "export", "inspect", "load", "optimize", "save", "verify",
+    "Result", "__version__", "bench", "explain", "export", "inspect", "load", "optimize", "quantize",
+    "save", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from graphopt.inspection import explain, inspect
     from graphopt.model import load, save
     from graphopt.pipeline import Result, optimize
+    from graphopt.quantization.pipeline import quantize
     from graphopt.torch_export import export
     from graphopt.verify import verify
 

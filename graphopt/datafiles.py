@@ -73,8 +73,22 @@ def from_object(spec: str) -> Iterator[Mapping[str, Any]]:
     Raises:
         UsageError: It cannot be imported, or is not iterable.
     """
-    name, _, attribute = spec.partition(":")
-    if not name or not attribute:
+    found = attribute(spec)
+    if callable(found) and not isinstance(found, Iterable):
+        found = found()
+    if not isinstance(found, Iterable):
+        raise UsageError(f"{spec!r} is a {type(found).__name__}", help="it must yield dictionaries of arrays")
+    return iter(found)
+
+
+def attribute(spec: str) -> Any:
+    """Import what is named as ``PKG.MODULE:NAME``; the current directory is searched too.
+
+    Raises:
+        UsageError: It cannot be imported.
+    """
+    name, _, path = spec.partition(":")
+    if not name or not path:
         raise UsageError(f"{spec!r} names no object", help="write PKG.MODULE:ITERABLE")
     sys.path.insert(0, os.getcwd())
     try:
@@ -83,18 +97,14 @@ def from_object(spec: str) -> Iterator[Mapping[str, Any]]:
         raise UsageError(f"cannot import {name!r}: {error}", help="check the name, or set PYTHONPATH") from error
     finally:
         sys.path.remove(os.getcwd())
-    for part in attribute.split("."):
+    for part in path.split("."):
         if not hasattr(found, part):
             guess = nearest(part, [key for key in vars(found) if not key.startswith("_")])
             raise UsageError(
-                f"{name!r} has no {attribute!r}", help=f"did you mean {guess!r}?" if guess else "check the name"
+                f"{name!r} has no {path!r}", help=f"did you mean {guess!r}?" if guess else "check the name"
             )
         found = getattr(found, part)
-    if callable(found) and not isinstance(found, Iterable):
-        found = found()
-    if not isinstance(found, Iterable):
-        raise UsageError(f"{spec!r} is a {type(found).__name__}", help="it must yield dictionaries of arrays")
-    return iter(found)
+    return found
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -30,6 +30,8 @@ from graphopt.selection import default, one_of, select
 from graphopt.targets import TARGETS, costs
 
 if TYPE_CHECKING:
+    from graphopt.quantization.pipeline import Way
+    from graphopt.quantization.request import Request
     from graphopt.verify import Reference
 
 INPUT = "input"
@@ -71,6 +73,8 @@ def optimize(
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
     keep_failed: bool = False,
+    quantize: Mapping[str, Any] | Request | None = None,
+    data: Any = None,
     progress: Progress | None = None,
 ) -> Result:
     """Remove masks, shrink, coalesce, prove the result equal to the original and measure that it is not slower.
@@ -91,6 +95,9 @@ def optimize(
         seed: of the drawn inputs.
         shapes: sizes of inputs whose axes are symbolic.
         keep_failed: return the model although the comparison failed (``report.verify`` says so).
+        quantize: quantize what is left, with these options of ``graphopt.quantize`` by name (``{}``: none but its own).
+            Dead positions are gone before anything is calibrated.
+        data: calibration data for that.
         progress: called with (name of the step, done, total).
 
     Raises:
@@ -102,6 +109,7 @@ def optimize(
     one_of("plan", plan, get_args(Kind))
     selected, repeat = select(passes, recipe)
     settings = Settings(tuple(selected), repeat, target, plan, assume_finite, costs(target))
+    way_of_quantizing = _quantization(quantize, target, shapes, verify, measure, progress)
     started = time.perf_counter()
     step = progress or (lambda name, done, total: None)
     step("load", 0, 1)
@@ -114,7 +122,7 @@ def optimize(
     while True:
         way, chosen = next(ways)
         # Without a comparison and without functions to restore, the copy that was loaded may be edited itself.
-        copied = verify or measured or bool(original.functions)
+        copied = verify or measured or quantize is not None or bool(original.functions)
         report, context, result = _attempt(original, model, chosen, copied, step)
         if way == INPUT:
             context.warn(
@@ -128,9 +136,30 @@ def optimize(
             step("verify", 1, 1)
         if not measured or not _slower(original, result, report, way, target, comparison, step):
             break
+    if way_of_quantizing is not None:
+        from graphopt.quantization import pipeline as quantization
+
+        result = quantization.run(original, result, data, way_of_quantizing, report)
     report.input = info
     report.seconds = time.perf_counter() - started
     return Result(result, report)
+
+
+def _quantization(
+    options: Mapping[str, Any] | Request | None,
+    target: str,
+    shapes: Mapping[str, Sequence[int]] | None,
+    verify: bool,
+    measure: bool,
+    progress: Progress | None,
+) -> Way | None:
+    """Return how to quantize, checked before any work is done; None where nothing shall be quantized."""
+    if options is None:
+        return None
+    from graphopt.quantization.pipeline import Way
+
+    step = progress or (lambda name, done, total: None)
+    return Way.of(options, target, shapes=shapes, verify=verify, measure=measure, step=step)
 
 
 def prepared(model: Any, *, plan: str = "fastest", assume_finite: bool = True) -> Context:

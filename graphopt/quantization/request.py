@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from graphopt import datafiles
+from graphopt.calibrate.grid import grid
 from graphopt.calibrate.solve import METHODS, Method
 from graphopt.errors import UsageError, nearest
 
 QUANTIZATION_TARGETS = ("cpu", "cuda", "tensorrt", "portable")
 
+WEIGHT_ONLY = "none"
+"""Activations of this type stay in float."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """Options of ``graphopt.quantize`` and ``graphopt quantize``, as far as placement and numbers depend on them.
+    """Options of ``graphopt.quantize`` and ``graphopt quantize``; all that its result depends on but model and data.
 
     Attributes:
         target: The runtime: ``cpu``, ``cuda``, ``tensorrt`` or ``portable``.
@@ -23,6 +31,16 @@ class Request:
         per_channel: Weights have a scale for each output channel.
         block: Weight-only: so many inputs share a scale.
         exclude: Names of nodes, or globs, that stay in float.
+        recover: Passes that recover accuracy, as ``registry.parse`` reads them: ``"equalize,gptq{damp=0.01}"``.
+        target_sqnr: Return operators to more bits until the outputs have this SQNR, in decibels.
+        target_accuracy: Return operators to more bits until ``evaluate`` says so much.
+        evaluate: Returns the accuracy of a model, larger is better; a callable, or PKG.MODULE:FUNCTION.
+        samples: So many samples are calibrated with, the next ones are held out; None: all.
+        seed: Of everything that is drawn.
+        random_data: Calibrate with random inputs where no data is given.
+        workers: Processes that run the model.
+        ray: Address of a Ray cluster to run it on, or ``local``.
+        resume: A directory in which an interrupted calibration is found again.
     """
 
     target: str = "cpu"
@@ -33,12 +51,74 @@ class Request:
     per_channel: bool = True
     block: int = 32
     exclude: tuple[str, ...] = ()
+    recover: str | None = None
+    target_sqnr: float | None = None
+    target_accuracy: float | None = None
+    evaluate: Callable[..., float] | str | None = None
+    samples: int | None = None
+    seed: int = 0
+    random_data: bool = False
+    workers: int = 1
+    ray: str | None = None
+    resume: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("target", self.target, QUANTIZATION_TARGETS)
         _one_of("method", self.method, METHODS)
+        for name in (self.weights, self.activations):
+            if name is not None and name != WEIGHT_ONLY:
+                grid(name)
+        if self.weights == WEIGHT_ONLY:
+            raise UsageError("weights of type 'none'", help="only activations may stay in float")
         if self.levels is not None and not 2 <= self.levels <= 65536:
             raise UsageError(f"{self.levels} levels", where="levels", help="from 2 to 65536")
+        for name, least in (("block", 1), ("workers", 1), ("samples", 1)):
+            number = getattr(self, name)
+            if number is not None and number < least:
+                raise UsageError(f"{name} cannot be {number}", help=f"at least {least}")
+        if self.workers > 1 and self.ray is not None:
+            raise UsageError("workers and a Ray cluster exclude each other", help="give one of the two")
+        if isinstance(self.evaluate, str):
+            object.__setattr__(self, "evaluate", named(self.evaluate))
+        if self.target_accuracy is not None and self.evaluate is None:
+            raise UsageError("an accuracy to reach, but nothing that tells it", help="give evaluate (--evaluate)")
+
+    @property
+    def weight_only(self) -> bool:
+        """Whether activations stay in float, so that no data is needed."""
+        return self.activations == WEIGHT_ONLY
+
+
+def requested(options: Request | Mapping[str, Any]) -> Request:
+    """Return a request made of options by name; a request is returned as it is.
+
+    Raises:
+        UsageError: an option that there is not, or a value that makes no sense.
+    """
+    if isinstance(options, Request):
+        return options
+    known = [field.name for field in dataclasses.fields(Request)]
+    for name in options:
+        if name not in known:
+            close = nearest(name, known)
+            hint = f"did you mean {close!r}? " if close else ""
+            raise UsageError(f"quantization has no option {name!r}", help=f"{hint}one of {', '.join(known)}")
+    given = dict(options)
+    excluded = given.get("exclude", ())
+    given["exclude"] = (excluded,) if isinstance(excluded, str) else tuple(excluded)
+    return Request(**given)
+
+
+def named(spec: str) -> Callable[..., Any]:
+    """Import a function that is named as ``PKG.MODULE:FUNCTION``; the current directory is searched too.
+
+    Raises:
+        UsageError: it cannot be imported, or is not callable.
+    """
+    found = datafiles.attribute(spec)
+    if not callable(found):
+        raise UsageError(f"{spec!r} is a {type(found).__name__}", help="it must be a function")
+    return found
 
 
 def _one_of(what: str, given: str, known: tuple[str, ...]) -> None:

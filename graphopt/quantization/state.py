@@ -1,7 +1,7 @@
 """What is known while a model is quantized: passes of the stages ``smooth`` and ``repair`` find it in the context.
 
 The order: ``prepare`` passes, placement, ``smooth`` passes (they change the float model and keep its function),
-calibration, scales, ``repair`` passes (they change scales, integers and biases), then the edit.
+calibration, scales, ``repair`` passes (they change scales, integers and biases), then the edit, on a copy.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from graphopt.calibrate.solve import Parameters
 from graphopt.quantization.placement import Placement
 from graphopt.quantization.request import Request
 
+STAGES = ("prepare", "smooth", "repair")
+
 
 @dataclass
 class State:
@@ -26,7 +28,8 @@ class State:
     Attributes:
         request: What the user asked for.
         batches: Returns the calibration data from the start; may be called as often as needed.
-        placement: Which tensors are quantized; None before that was decided.
+        held_out: Returns batches that were not calibrated with; none where all of the data was.
+        placement: Which tensors are quantized; empty before that was decided.
         histograms: By name of the value.
         parameters: Scales and zero points of the activations and weights of the placement.
         codes: Integers of weights that are not simply rounded to nearest: int64, of the weight's shape.
@@ -34,6 +37,7 @@ class State:
 
     request: Request
     batches: Callable[[], Iterator[Mapping[str, Any]]]
+    held_out: Callable[[], Iterator[Mapping[str, Any]]] = lambda: iter(())
     placement: Placement = field(default_factory=Placement)
     histograms: dict[str, Histogram] = field(default_factory=dict)
     parameters: dict[ir.Value, Parameters] = field(default_factory=dict)

@@ -1,0 +1,195 @@
+"""The steps of a quantization, each a function over the context; ``context.model`` stays the float model throughout.
+
+``inserted`` makes a quantized model of what is known, as often as somebody wants another choice of nodes in
+``State.placement``. ``calibrate`` and ``solve`` only do what has not been done yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import model as models
+from graphopt import registry, rounds
+from graphopt.calibrate.collect import collect
+from graphopt.calibrate.histogram import Histogram
+from graphopt.calibrate.solve import Parameters, solve, solve_rows
+from graphopt.context import Context
+from graphopt.errors import UsageError, nearest
+from graphopt.facts.constants import Constants
+from graphopt.quantization.placement import Placement, Weight
+from graphopt.quantization.qdq import insert
+from graphopt.quantization.request import Request
+from graphopt.quantization.state import STAGES, State
+from graphopt.report.schema import Report
+from graphopt.rounds import Settings
+
+Progress = Callable[[str, int, int], None]
+
+FIRST = ("fold-masks", "fold-batch-norm")
+"""Passes of ``optimize`` that run before placement: a weight is quantized as it will be multiplied."""
+
+
+def state_of(context: Context) -> State:
+    """Return the state of the quantization that a context belongs to."""
+    assert context.quantization is not None, "not inside a quantization"
+    return context.quantization
+
+
+def preparing() -> list[registry.Pass]:
+    """Return the passes that bring a model into the form that targets have integer kernels for."""
+    named = [registry.make(name, {}) for name in FIRST]
+    return named + [
+        registry.make(name, {}) for name, cls in registry.passes().items() if registry.stage(cls) == "prepare"
+    ]
+
+
+def recovering(text: str | None) -> list[registry.Pass]:
+    """Return the passes that a user named to recover accuracy, in the order of their stages.
+
+    Raises:
+        UsageError: a name or option that there is not, or a pass that does something else.
+    """
+    if not text or not text.strip():
+        return []
+    known = [name for name, cls in registry.passes().items() if registry.stage(cls) in STAGES[1:]]
+    found = registry.parse(text)
+    for item in found:
+        if registry.stage(item) not in STAGES[1:]:
+            close = nearest(item.name, known)
+            hint = f"did you mean {close!r}? " if close else ""
+            raise UsageError(f"pass {item.name!r} recovers no accuracy", help=f"{hint}one of {', '.join(known)}")
+    return sorted(found, key=lambda item: STAGES.index(registry.stage(item)))
+
+
+def place(context: Context) -> None:
+    """Decide anew which tensors are quantized; parameters of those that still are stay as they are."""
+    state = state_of(context)
+    try:  # TODO: the first form, until place.py is there
+        from graphopt.quantization.place import placed
+    except ImportError:
+        from graphopt.quantization import place_cpu
+
+        context.model.opset_imports[""] = max(context.opset, 13)
+        state.placement = place_cpu.place(context.model, state.request)
+        return
+    state.placement = placed(context, state.request)
+
+
+def smooth(context: Context, recovery: list[registry.Pass], report: Report, step: Progress) -> None:
+    """Run the passes that change the float model and keep its function, and place anew on what they left."""
+    if _run(context, recovery, "smooth", report, step):
+        place(context)
+
+
+def repair(context: Context, recovery: list[registry.Pass], report: Report, step: Progress) -> None:
+    """Run the passes that change scales, integers and biases; what they added is placed, too."""
+    if _run(context, recovery, "repair", report, step):
+        place(context)
+        calibrate(context, step)
+        find_parameters(context)
+
+
+def _run(context: Context, recovery: list[registry.Pass], stage: str, report: Report, step: Progress) -> bool:
+    chosen = tuple(item for item in recovery if registry.stage(item) == stage)
+    first = len(report.passes)
+    if chosen:
+        rounds.run(context, Settings(chosen, repeat=False), report, lambda what, done, total: step(what, 0, 0))
+    return any(row.changed for row in report.passes[first:])
+
+
+def meet(context: Context, step: Progress) -> None:
+    """Return operators to more bits or to float until the user's SQNR or accuracy is met, if he asked for one."""
+    request = state_of(context).request
+    if request.target_sqnr is None and request.target_accuracy is None:
+        return
+    from graphopt.quantization import mixed
+
+    mixed.meet(
+        context,
+        target_sqnr=request.target_sqnr,
+        target_accuracy=request.target_accuracy,
+        evaluate=request.evaluate,
+        progress=step,
+    )
+
+
+def calibrate(context: Context, progress: Progress | None = None) -> None:
+    """Collect histograms of the activations that have none yet."""
+    state = state_of(context)
+    names = [str(value.name) for value in state.placement.activations if str(value.name) not in state.histograms]
+    if names:
+        state.histograms.update(collect(context.model, names, state.batches(), progress=progress))
+
+
+def find_parameters(context: Context) -> None:
+    """Find the parameters of the activations and weights of the placement that have none yet."""
+    state = state_of(context)
+    request, placement, found = state.request, state.placement, state.parameters
+    shared: dict[str, Histogram] = {}
+    for value, row in placement.activations.items():
+        key = row.share or str(value.name)
+        shared[key] = shared.get(key, Histogram()) + state.histograms[str(value.name)]
+    for value, row in placement.activations.items():
+        if value not in found:
+            key = row.share or str(value.name)
+            found[value] = solve(shared[key], row.grid, row.constraint, method=request.method)
+    for value, row in placement.weights.items():
+        if value not in found:
+            array = context.constants.array(value)
+            assert array is not None
+            found[value] = of_weight(array, row, request)
+            context.constants.release(value)
+
+
+def of_weight(array: np.ndarray, row: Weight, request: Request) -> Parameters:
+    """Return the parameters of one weight."""
+    rows = (
+        array.reshape(1, -1) if row.axis is None else np.moveaxis(array, row.axis, 0).reshape(array.shape[row.axis], -1)
+    )
+    found = solve_rows(rows, row.grid, row.constraint, method=request.method)
+    if row.axis is not None:
+        return found
+    first = {name: getattr(found, name)[0] for name in ("scale", "zero_point", "mse", "power")}
+    return replace(found, **{name: np.asarray(one) for name, one in first.items()})
+
+
+def inserted(context: Context) -> ir.Model:
+    """Return a copy of the float model with the placement carried out in it."""
+    state = state_of(context)
+    copied = models.clone(context.model)
+    same = _twins(context.model.graph, copied.graph)
+    twin = Context(copied, Constants(), target=context.target)
+    twin.quantization = state
+    placement: Placement = _translated(state.placement, same)
+    parameters: Mapping[ir.Value, Parameters] = {same[v]: p for v, p in state.parameters.items() if v in same}
+    insert(twin, placement, parameters, {same[v]: codes for v, codes in state.codes.items() if v in same})
+    return copied
+
+
+def _twins(graph: ir.Graph, copied: ir.Graph) -> dict[Any, Any]:
+    """Return value → value and node → node, from a graph to its copy."""
+    same: dict[Any, Any] = dict(zip(graph.inputs, copied.inputs, strict=True))
+    same.update((value, copied.initializers[name]) for name, value in graph.initializers.items())
+    for node, other in zip(graph, copied, strict=True):
+        same[node] = other
+        same.update(zip(node.outputs, other.outputs, strict=True))
+    return same
+
+
+def _translated(found: Any, same: Mapping[Any, Any]) -> Any:
+    """Return a record with every value and node in it exchanged for its twin."""
+    if isinstance(found, ir.Value | ir.Node):
+        return same[found]
+    if is_dataclass(found) and not isinstance(found, type):
+        changed = {field.name: _translated(getattr(found, field.name), same) for field in fields(found) if field.init}
+        return replace(found, **changed)
+    if isinstance(found, dict):
+        return {_translated(key, same): _translated(each, same) for key, each in found.items()}
+    if isinstance(found, list | tuple):
+        return type(found)(_translated(each, same) for each in found)
+    return found
