@@ -365,6 +365,23 @@ class Div(Elementwise):
         elif node.outputs[0].dtype is not None and node.outputs[0].dtype.is_floating_point():
             _DIVIDE.forward(node, spec, facts)
 
+    def backward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        """A divisor under a dead zero is needed all the same: what nobody needs may become zero, and 0 / 0 is NaN."""
+        super().backward(node, spec, facts)
+        out, divisor = node.outputs[0], node.inputs[1]
+        known = dims.static(out)
+        if divisor is None or known is None or is_constant(divisor) or facts.demand.get(out) is None:
+            return
+        for link in spec.of_operand(1):
+            size, dead = known[link.out_axis], facts.dead_axes(out).get(link.out_axis)
+            if size is None or dead is None:
+                continue
+            own = facts.dead_axes(divisor).get(link.axis)
+            absorbed = dead.mask if own is None else dead.mask & ~own.mask
+            needed = facts.demanded(out, link.out_axis, size) & absorbed
+            if needed.any():
+                facts.contribute(divisor, {link.axis: needed})
+
 
 _DIVIDE = Elementwise(lambda n: _divide)
 """Division by something that may be zero: constants only where both are."""
