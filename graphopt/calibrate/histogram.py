@@ -2,8 +2,9 @@
 
 Bin t holds the numbers with ``trunc(x / 2**exponent) == t``. Truncating twice is truncating once,
 ``trunc(trunc(x / 2**e) / 2) == trunc(x / 2**(e + 1))``, so a histogram whose range has become too small is made coarser
-by merging bins in pairs and is exactly what it would have been had the range been known from the start. All counts are
-integers: sums of histograms do not depend on the order. Zero lies in the middle of bin 0.
+by merging bins in pairs and is exactly what it would have been had the range been known from the start. The exponent
+is the smallest at which the range fits, which is a function of minimum and maximum alone, and all counts are integers:
+sums of histograms do not depend on the order. Zero lies in the middle of bin 0, which is two widths wide.
 """
 
 from __future__ import annotations
@@ -19,7 +20,27 @@ HALF = 1 << 15
 DISTINCT = 257
 """A tensor with fewer different numbers than this is discrete: its numbers and their counts are kept as they are."""
 
-_TINIEST = -1074
+TINIEST = -1074
+"""The exponent of what holds nothing but zeros, or nothing."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, sum and sum of squares of the numbers in each of some coarse bins.
+
+    Attributes:
+        exponent: Coarse bins are ``2**exponent`` wide (the one around zero twice that).
+        first: Number of the first of them: bin t holds the numbers with ``trunc(x / 2**exponent) == t``.
+        count: ``[bins]`` int64.
+        total: ``[bins]`` float64: sum of the numbers.
+        squares: ``[bins]`` float64: sum of their squares.
+    """
+
+    exponent: int
+    first: int
+    count: np.ndarray
+    total: np.ndarray
+    squares: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -38,7 +59,7 @@ class Histogram:
         frequencies: ``[n]`` int64, how often each of them came; None where ``distinct`` is.
     """
 
-    exponent: int = _TINIEST
+    exponent: int = TINIEST
     first: int = 0
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     minimum: float = math.inf
@@ -53,10 +74,90 @@ class Histogram:
         """How many finite numbers it holds."""
         return int(self.counts.sum())
 
+    @property
+    def dead(self) -> bool:
+        """Whether all numbers are the same; nothing at all is not dead."""
+        return self.minimum == self.maximum
+
+    @property
+    def mean(self) -> float:
+        """``sum of x / n``: exact up to rounding of discrete data, else within half a bin; NaN of nothing."""
+        x, n = self.points()
+        return float((x * n).sum()) / self.count if n.size else math.nan
+
+    @property
+    def variance(self) -> float:
+        """``sum of (x - mean)**2 / n``, as exact as the mean; NaN of nothing."""
+        x, n = self.points()
+        return float(((x - self.mean) ** 2 * n).sum()) / self.count if n.size else math.nan
+
     def centres(self) -> np.ndarray:
         """Return ``[bins]`` float64: the middle of each bin."""
         t = np.arange(self.first, self.first + self.counts.size, dtype=np.float64)
         return np.ldexp(t + 0.5 * np.sign(t), self.exponent)
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers that stand for all (``[n]`` float64, ascending) and how often each came (int64).
+
+        Of discrete data these are the numbers themselves, else the middles of the bins, kept between minimum and
+        maximum.
+        """
+        if self.distinct is not None and self.frequencies is not None:
+            return self.distinct, self.frequencies
+        return np.clip(self.centres(), self.minimum, self.maximum), self.counts
+
+    def percentile(self, percent: float) -> float:
+        """Return the least x with ``percent`` of the numbers at or below it; NaN of nothing.
+
+        Exact of discrete data. Else linear inside the bin that it falls into: off by less than the width of one.
+
+        Raises:
+            ValueError: Not from 0 to 100.
+        """
+        if not 0 <= percent <= 100:
+            raise ValueError(f"{percent} percent: from 0 to 100")
+        x, n = self.points()
+        if not n.size:
+            return math.nan
+        below = np.cumsum(n)
+        wanted = percent / 100 * int(below[-1])
+        at = min(int(np.searchsorted(below, wanted)), n.size - 1)
+        if self.distinct is not None:
+            return float(x[at])
+        if percent in (0, 100):
+            return self.maximum if percent else self.minimum
+        t = self.first + at
+        low, high = math.ldexp(t - (t <= 0), self.exponent), math.ldexp(t + (t >= 0), self.exponent)
+        inside = (wanted - (int(below[at]) - int(n[at]))) / int(n[at])
+        return min(max(low + inside * (high - low), self.minimum), self.maximum)
+
+    def moments(self, bins: int) -> Moments:
+        """Return count, sum and sum of squares in at most ``bins`` bins, as many as powers of two allow.
+
+        The sums run over :meth:`points`: each is off by at most half a fine bin for each number.
+
+        Raises:
+            ValueError: Fewer than 3 bins.
+        """
+        if bins < 3:
+            raise ValueError(f"{bins} bins: at least one on each side of the one around zero")
+        ends = np.array([self.first, self.first + max(self.counts.size - 1, 0)])
+        by = 0
+        while np.ptp(_halved(ends, by)) >= bins:
+            by += 1
+        x, n = self.points()
+        t = _halved(_bins(x, self.exponent), by)
+        first, size = (int(t[0]), int(t[-1] - t[0]) + 1) if t.size else (0, 0)
+        with np.errstate(over="ignore"):  # squares of the largest float64 numbers are infinite
+            squares = np.bincount(t - first, n * x * x, size)
+        return Moments(
+            self.exponent + by,
+            first,
+            # Counts are below 2**53, so that the weighted counting of numpy, which is in float64, is exact for them.
+            np.bincount(t - first, n, size).astype(np.int64),
+            np.bincount(t - first, n * x, size),
+            squares,
+        )
 
     def __add__(self, other: Histogram) -> Histogram:
         low, high = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
@@ -67,7 +168,7 @@ class Histogram:
         counts = np.zeros(max((f + c.size for f, c in filled), default=first) - first, np.int64)
         for start, piece in filled:
             counts[start - first : start - first + piece.size] += piece
-        distinct, frequencies = _united(self, other)
+        distinct, frequencies = united((self.distinct, self.frequencies), (other.distinct, other.frequencies))
         return Histogram(
             exponent,
             first,
@@ -100,48 +201,49 @@ class Histogram:
 
 
 def histogram(array: np.ndarray) -> Histogram:
-    """Return the histogram of an array of any shape and real type; NaN and infinities are counted apart."""
-    x = np.asarray(array).reshape(-1)
-    if x.dtype.kind not in "f" or x.dtype.itemsize < 4:
-        x = x.astype(np.float32 if x.dtype.itemsize < 4 else np.float64)
-    nans = infinities = 0
-    low, high = (float(x.min()), float(x.max())) if x.size else (math.inf, -math.inf)
-    if not (math.isfinite(low) and math.isfinite(high)) and x.size:
-        nans = int(np.isnan(x).sum())
-        infinities = int(np.isinf(x).sum())
-        x = x[np.isfinite(x)]
-        low, high = (float(x.min()), float(x.max())) if x.size else (math.inf, -math.inf)
-    if not x.size:
-        return Histogram(nans=nans, infinities=infinities)
-    exponent = exponent_of(low, high)
-    t = _bins(x, exponent)
-    first, last = int(np.trunc(_scaled(low, exponent))), int(np.trunc(_scaled(high, exponent)))
-    counts = np.bincount(t - first, minlength=last - first + 1)
-    distinct = frequencies = None
-    if np.count_nonzero(counts) < DISTINCT:
-        distinct, frequencies = np.unique(x, return_counts=True)
-        if distinct.size >= DISTINCT:
-            distinct = frequencies = None
-        else:
-            distinct = distinct.astype(np.float64) + 0.0  # one zero: -0.0 is not another number
-    return Histogram(exponent, first, counts, low, high, nans, infinities, distinct, frequencies)
+    """Return the histogram of an array of any shape and real type; NaN and infinities are counted apart.
+
+    float32 and narrower numbers, booleans and integers below 2**53 are taken exactly; larger integers are rounded to
+    float64.
+
+    Raises:
+        TypeError: The array holds no real numbers.
+    """
+    from graphopt.calibrate.accumulator import Accumulator
+
+    accumulator = Accumulator()
+    accumulator.add(array)
+    return accumulator.result()
 
 
 def exponent_of(low: float, high: float) -> int:
     """Return the smallest exponent at which ``[low, high]`` fits into the bins."""
     largest = max(abs(low), abs(high))
-    return _TINIEST if largest == 0 else max(math.frexp(largest)[1] - 15, _TINIEST)
+    return TINIEST if largest == 0 else max(math.frexp(largest)[1] - 15, TINIEST)
 
 
-def _scaled(x: float, exponent: int) -> float:
-    return math.ldexp(x, -exponent)
+def united(
+    a: tuple[np.ndarray | None, np.ndarray | None], b: tuple[np.ndarray | None, np.ndarray | None]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return different numbers and frequencies of two discrete tensors together; None when there are too many."""
+    if a[0] is None or b[0] is None or a[1] is None or b[1] is None:
+        return None, None
+    distinct, place = np.unique(np.concatenate([a[0], b[0]]), return_inverse=True)
+    if distinct.size >= DISTINCT:
+        return None, None
+    frequencies = np.zeros(distinct.size, np.int64)
+    np.add.at(frequencies, place, np.concatenate([a[1], b[1]]))
+    return distinct, frequencies
 
 
 def _bins(x: np.ndarray, exponent: int) -> np.ndarray:
-    """Return int64 bin numbers: truncation of ``x / 2**exponent``, exact in the type of x."""
-    if x.dtype == np.float32 and -126 <= -exponent <= 127:
-        return (x * np.float32(2.0**-exponent)).astype(np.int64)
-    return np.ldexp(x.astype(np.float64), -exponent).astype(np.int64)
+    """Return int64 bin numbers of float64 numbers, exactly."""
+    return np.ldexp(x, -exponent).astype(np.int64)
+
+
+def _halved(t: np.ndarray, times: int) -> np.ndarray:
+    """Return ``trunc(t / 2**times)``."""
+    return np.sign(t) * (np.abs(t) >> min(times, 62))
 
 
 def _coarser(h: Histogram, exponent: int) -> tuple[int, np.ndarray]:
@@ -149,19 +251,7 @@ def _coarser(h: Histogram, exponent: int) -> tuple[int, np.ndarray]:
     by = exponent - h.exponent
     if not by or not h.counts.size:
         return h.first, h.counts
-    t = np.arange(h.first, h.first + h.counts.size)
-    t = np.sign(t) * (np.abs(t) >> min(by, 62))
+    t = _halved(np.arange(h.first, h.first + h.counts.size), by)
     counts = np.zeros(int(t[-1] - t[0]) + 1, np.int64)
     np.add.at(counts, t - t[0], h.counts)
     return int(t[0]), counts
-
-
-def _united(a: Histogram, b: Histogram) -> tuple[np.ndarray | None, np.ndarray | None]:
-    if a.distinct is None or b.distinct is None or a.frequencies is None or b.frequencies is None:
-        return None, None
-    distinct, place = np.unique(np.concatenate([a.distinct, b.distinct]), return_inverse=True)
-    if distinct.size >= DISTINCT:
-        return None, None
-    frequencies = np.zeros(distinct.size, np.int64)
-    np.add.at(frequencies, place, np.concatenate([a.frequencies, b.frequencies]))
-    return distinct, frequencies
