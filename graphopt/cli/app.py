@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli import bench, calibrate_target, demo, explain, export, inspect, ops, optimize, passes, targets, verify
+from graphopt.cli import (
+    bench,
+    calibrate_target,
+    demo,
+    explain,
+    export,
+    inspect,
+    ops,
+    optimize,
+    passes,
+    quantize,
+    targets,
+    verify,
+)
 
 _START = "Start here"
 _WORK = "Work on a model"
@@ -30,6 +43,7 @@ def application() -> typer.Typer:
         ("demo", demo, _START),
         ("inspect", inspect, _WORK),
         ("optimize", optimize, _WORK),
+        ("quantize", quantize, _WORK),
         ("export", export, _WORK),
         ("verify", verify, _CHECK),
         ("bench", bench, _CHECK),

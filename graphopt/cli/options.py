@@ -115,6 +115,19 @@ def writable(path: Path, option: str) -> Path:
     return path
 
 
+def folder(path: Path, option: str) -> Path:
+    """`path` if it is a folder, or one can be made there. Raises GraphoptError before any work is done."""
+    if path.exists() and not path.is_dir():
+        raise GraphoptError(f"{path} is a file", where=option, help="name a folder, it is made if it is missing")
+    if not path.exists() and not path.absolute().parent.is_dir():
+        raise GraphoptError(
+            f"the folder {path.parent} does not exist", where=f"{option} {path}", help=f"create it: mkdir -p {path}"
+        )
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise GraphoptError(f"no permission to write in {path}", where=f"{option} {path}", help="choose another folder")
+    return path
+
+
 def _suffix(option: str) -> str:
     return {"--report": ".html", "--json": ".json"}.get(option, ".onnx")
 

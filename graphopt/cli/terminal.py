@@ -58,6 +58,14 @@ class Reporter:
         (self._console or output()).print(line)
 
 
+def rate(done: int, seconds: float) -> str:
+    """How fast it goes: '12.5/s', '18/min'; nothing before there is something to count."""
+    if done < 2 or seconds <= 0:
+        return ""
+    each = done / seconds
+    return f"{each:.3g}/s" if each >= 0.5 else f"{60 * each:.3g}/min"
+
+
 @contextmanager
 def progress() -> Iterator[Reporter]:
     """A progress bar that vanishes when the work is done; nothing at all where standard error is not a terminal."""
@@ -65,7 +73,7 @@ def progress() -> Iterator[Reporter]:
         yield Reporter()
         return
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
     console = diagnostics()
     with Progress(
@@ -73,14 +81,26 @@ def progress() -> Iterator[Reporter]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TimeRemainingColumn(elapsed_when_finished=True),
         console=console,
         transient=True,
         redirect_stdout=False,  # what a command prints as its result must not end up on standard error
     ) as bar:
-        task = bar.add_task("starting", total=None)
+        task = bar.add_task("starting", total=None, rate="")
+        before = 0, 0
 
         def step(label: str, done: int, total: int) -> None:
-            bar.update(task, description=label, completed=done, total=total if total > 0 else None)
+            nonlocal before
+            if done < before[0] or total != before[1]:  # another step: its rate and the time left are its own
+                bar.reset(task)
+            before = done, total
+            bar.update(
+                task,
+                description=label,
+                completed=done,
+                total=total if total > 0 else None,
+                rate=rate(done, bar.tasks[0].elapsed or 0.0),
+            )
 
         yield Reporter(step, console)

@@ -1,4 +1,4 @@
-"""Writing a text file so that it is there whole or not at all."""
+"""Writing a file so that it is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,19 +10,37 @@ from pathlib import Path
 from graphopt.errors import GraphoptError
 
 
+def folder(path: str | os.PathLike[str]) -> Path:
+    """The folder, made if it is missing (its parent must exist). Raises GraphoptError when it cannot be made."""
+    try:
+        Path(path).mkdir(exist_ok=True)
+    except OSError as problem:
+        raise GraphoptError(
+            f"cannot make the folder: {problem.strerror or problem}",
+            where=str(path),
+            help="name a folder inside an existing one that you may write to",
+        ) from problem
+    return Path(path)
+
+
 def write(path: str | os.PathLike[str], text: str) -> None:
     """Writes UTF-8 text under a temporary name beside `path`, then renames it.
 
     Raises GraphoptError when the folder is missing or cannot be written to; `path` is then as it was.
     """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes bytes in the same way."""
     target = Path(path)
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     except OSError as problem:
         raise _unwritable(target, problem) from problem
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         os.chmod(temporary, _mode(target))
         os.replace(temporary, target)
     except OSError as problem:

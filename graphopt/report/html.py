@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
-from graphopt.report import words
+from graphopt.report import html_quantized, words
 from graphopt.report.files import write as write_text
-from graphopt.report.schema import FileInfo, Moves, PassRow, Report, Stats, plain
+from graphopt.report.schema import FileInfo, Moves, PassRow, Report, Stats
 
 
 def write(report: Report, path: str | os.PathLike[str]) -> None:
@@ -34,7 +34,9 @@ def render(report: Report) -> str:
         _section("Scatters", _moves(report.scatters)),
         _section("Gathers", _moves(report.gathers)),
         _section("Verification", _verification(report)),
-        _section("Quantization", _quantization(report.quantize)),
+        _section("Quantization", html_quantized.summary(report.quantize)),
+        _section("Quantized operators", html_quantized.operators(report.quantize, _table)),
+        _section("Quantized tensors", html_quantized.tensors(report.quantize, _table)),
         _section("Warnings", _warnings(report)),
         _section("Files", _files(report)),
     )
@@ -43,7 +45,7 @@ def render(report: Report) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style></head>\n<body><main>\n"
+        f"<style>{_STYLE}{html_quantized.STYLE}</style></head>\n<body><main>\n"
         + "\n".join(section for section in sections if section)
         + f'\n</main>\n<script type="application/json" id="report">{data}</script>\n</body></html>\n'
     )
@@ -67,13 +69,16 @@ svg { display: block; } svg.columns { margin-bottom: .8rem; }
 svg .old { fill: var(--old); } svg .new { fill: var(--new); }
 th .old::before, th .new::before { content: ""; display: inline-block; width: .6em; height: .6em; margin-right: .4em;
   background: var(--old); } th .new::before { background: var(--new); }
-code { font: 13px/1.4 ui-monospace, monospace; }
+code { font: 13px/1.4 ui-monospace, monospace; } h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
+figure { margin: 1rem 0; } figcaption { overflow-wrap: anywhere; }
 """
 
 
 def _summary(report: Report) -> str:
     verify = report.verify
-    if verify is None:
+    if verify is None and report.quantize is not None:
+        verdict = f"<p>Quantized: {words.output_error(report.quantize)}.</p>"
+    elif verify is None:
         verdict = '<p class="soft">Not verified.</p>'
     elif verify.passed:
         verdict = f'<p class="good">Verified: the same function on {verify.samples} samples in onnxruntime.</p>'
@@ -96,7 +101,7 @@ _BEFORE, _AFTER = '<span class="old">before</span>', '<span class="new">after</s
 
 def _sizes(report: Report) -> str:
     before, after = report.before, report.after
-    rows = [
+    rows: list[tuple[str, Any, Any, Callable[[Any], str]]] = [
         ("parameters", before.parameters, after.parameters, words.count),
         ("multiply-adds", before.macs, after.macs, words.count),
         ("nodes", before.nodes, after.nodes, words.count),
@@ -104,6 +109,8 @@ def _sizes(report: Report) -> str:
     ]
     if report.input.bytes is not None and report.output is not None and report.output.bytes is not None:
         rows.append(("file", report.input.bytes, report.output.bytes, words.size))
+    if report.measure is not None:
+        rows.append(("latency", report.measure.input_ms, report.measure.output_ms, words.milliseconds))
     return _table(
         ("", "", _BEFORE, _AFTER, "change"),
         (
@@ -236,7 +243,7 @@ def _moves(moves: Moves) -> str:
 def _verification(report: Report) -> str:
     verify = report.verify
     if verify is None:
-        return '<p class="soft">Switched off.</p>'
+        return "" if report.quantize is not None else '<p class="soft">Switched off.</p>'
     shapes = "; ".join(
         ", ".join(f"{name} [{','.join(str(size) for size in sizes)}]" for name, sizes in sample.items())
         for sample in verify.shapes
@@ -260,18 +267,6 @@ def _verification(report: Report) -> str:
             for row in verify.outputs
         ),
         numbers=(1, 2, 3),
-    )
-
-
-def _quantization(quantize: dict[str, Any] | None) -> str:
-    if quantize is None:
-        return ""
-    flat = {name: value for name, value in quantize.items() if name != "tensors"}
-    facts = ", ".join(f"{name} {value}" for name, value in plain(flat).items())
-    tensors: list[dict[str, Any]] = plain(quantize.get("tensors", []))
-    titles = list(dict.fromkeys(name for row in tensors for name in row))
-    return f"<p>{escape(facts)}</p>" + _table(
-        titles, ([escape(str(row.get(name, ""))) for name in titles] for row in tensors)
     )
 
 

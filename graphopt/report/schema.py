@@ -1,7 +1,8 @@
 """The report as a record.
 
 Names and meanings of the fields are a promise to scripts (see the JSON report in the documentation): a field may be
-added, none is renamed. This module imports nothing but the standard library, so that everything may import it.
+added, none is renamed. This module (and `quantized`, a part of it) imports nothing but the standard library, so that
+everything may import it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
+
+from graphopt.report.quantized import QuantizeReport
 
 if TYPE_CHECKING:
     from graphopt.verify import VerifyReport
@@ -117,7 +120,7 @@ class Measure:
     """Latencies before anything was written: medians of runs in turn on one thread, and the median of their ratios.
 
     ``way`` says which plan was kept: ``fastest``; ``still``, without gathers and scatters; ``folded``, masks folded
-    only; ``input``, nothing.
+    only; ``quantized``; ``input``, nothing.
     """
 
     input_ms: float
@@ -149,7 +152,7 @@ class Report:
     """None when verification was switched off."""
     measure: Measure | None = None
     """None when nothing was measured: ``--no-measure``, chosen passes, plans that do not ask for speed."""
-    quantize: dict[str, Any] | None = None
+    quantize: QuantizeReport | None = None
     """None when nothing was quantized."""
     warnings: list[WarningRow] = dataclasses.field(default_factory=list)
 

@@ -53,7 +53,7 @@ def show_inspection(found: Inspection, console: Console, rows: int | None = ROWS
         console.print(f"\nWhat prevents the rest: {len(found.blockers)}")
         for line in found.blockers[:rows]:
             console.print(f"  {line}")
-        _more(len(found.blockers), console, rows)
+        show_rest(len(found.blockers), console, rows)
     show_warnings(found.warnings, console, rows)
 
 
@@ -92,7 +92,7 @@ def show_masks(rows: Sequence[MaskRow], console: Console, limit: int | None = RO
         table.add_row(row.value, row.kind, f"{row.zeros:,} of {row.size:,}", row.action, row.reason)
     console.print(f"\nMasks: {len(rows) - kept} gone, {kept} kept")
     console.print(table)
-    _more(len(rows), console, limit)
+    show_rest(len(rows), console, limit)
 
 
 def show_axes(rows: Sequence[AxisRow], console: Console, limit: int | None = ROWS) -> None:
@@ -104,7 +104,7 @@ def show_axes(rows: Sequence[AxisRow], console: Console, limit: int | None = ROW
         table.add_row(row.value, str(row.axis), f"{row.kept:,} of {row.size:,}", row.fill, row.decided_by, row.reason)
     console.print(f"\nAxes with dead positions: {len(rows)}")
     console.print(table)
-    _more(len(rows), console, limit)
+    show_rest(len(rows), console, limit)
 
 
 def show_sparsity(rows: Sequence[SparsityRow], console: Console, limit: int | None = ROWS) -> None:
@@ -117,7 +117,7 @@ def show_sparsity(rows: Sequence[SparsityRow], console: Console, limit: int | No
         table.add_row(row.value, row.node, shape, f"{row.density:.1%}", row.pattern, row.use)
     console.print(f"\nZeros that stay, inside of what lives: {len(rows)} weights")
     console.print(table)
-    _more(len(rows), console, limit)
+    show_rest(len(rows), console, limit)
 
 
 def show_moves(title: str, moves: Moves, console: Console, limit: int | None = ROWS) -> None:
@@ -129,7 +129,7 @@ def show_moves(title: str, moves: Moves, console: Console, limit: int | None = R
         table.add_row(row.value, row.forced_by)
     console.print(f"\n{title}: {moves.inserted} inserted on the way, {len(moves.remaining)} left")
     console.print(table)
-    _more(len(moves.remaining), console, limit)
+    show_rest(len(moves.remaining), console, limit)
 
 
 def show_warnings(rows: Sequence[WarningRow], console: Console, limit: int | None = ROWS) -> None:
@@ -139,7 +139,7 @@ def show_warnings(rows: Sequence[WarningRow], console: Console, limit: int | Non
         for place in (row.node, row.source_line):
             if place:
                 console.print(f"  --> {place}", style="dim")
-    _more(len(rows), console, limit)
+    show_rest(len(rows), console, limit)
 
 
 def show_verification(verify: VerifyReport, console: Console) -> None:
@@ -218,6 +218,7 @@ def _table(*titles: str, numbers: Sequence[int] = ()) -> Table:
     return table
 
 
-def _more(rows: int, console: Console, limit: int | None) -> None:
+def show_rest(rows: int, console: Console, limit: int | None) -> None:
+    """Says how many rows were left out."""
     if limit is not None and rows > limit:
         console.print(f"… and {rows - limit} more: --json has every one")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+from graphopt.report.quantized import NodeRow, QuantizeReport, TensorRow
 
 
 def count(value: int | None) -> str:
@@ -33,6 +36,11 @@ def change(before: float | None, after: float | None) -> str:
     return f"{100 * (after - before) / before:+.1f} %"
 
 
+def milliseconds(value: float) -> str:
+    """A latency in three significant digits: '0.531 ms', '12.3 ms', '1,230 ms'."""
+    return f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
+
+
 def seconds(value: float) -> str:
     """A duration: '12 ms', '3.4 s', '2 min 5 s'."""
     if value < 1:
@@ -52,3 +60,57 @@ def error(value: float | None) -> str:
 def yes(value: bool) -> str:
     """'yes' or 'no'."""
     return "yes" if value else "no"
+
+
+def decibels(value: float | None) -> str:
+    """A ratio of signal to noise: '41.2 dB'; 'exact' where nothing is lost."""
+    return "exact" if value is None or math.isinf(value) else f"{value:.1f} dB"
+
+
+def interval(low: float, high: float) -> str:
+    """A range: '-1.5 … 3', '–' where nothing was seen."""
+    return f"{low:.4g} … {high:.4g}" if low <= high else "–"
+
+
+def spread(found: float | Sequence[float] | None, what: str) -> str:
+    """One number, or how many there are and the range they lie in."""
+    if found is None:
+        return "one a block"
+    if isinstance(found, (int, float)):
+        return _compact(found)
+    if not found:
+        return "none"
+    low, high = min(found), max(found)
+    return f"{len(found):,} {what}, " + (_compact(low) if low == high else f"{_compact(low)} … {_compact(high)}")
+
+
+def operator(row: NodeRow) -> str:
+    """An operator by type and name, the type once: 'Conv conv1'."""
+    return row.name if row.op_type.lower() in row.name.lower() else f"{row.op_type} {row.name}"
+
+
+def axis(row: TensorRow) -> str:
+    """Along what a tensor has scales of its own: '', ', axis 0', ', axis 1 in blocks of 32'."""
+    if row.axis is None:
+        return ""
+    return f", axis {row.axis}" + (f" in blocks of {row.block}" if row.block else "")
+
+
+def integer_operators(found: QuantizeReport) -> str:
+    """How much of what could runs on integers: '21 of 23 quantizable operators run on integer kernels'."""
+    total = found.integer_nodes + found.float_nodes
+    how = "run on integer kernels" if found.measured_kernels else "are placed on integer kernels"
+    return f"{found.integer_nodes:,} of {total:,} quantizable operators {how}"
+
+
+def output_error(found: QuantizeReport) -> str:
+    """How near the outputs are to those of the float model."""
+    if found.output_sqnr_db is None:
+        return "the outputs were not compared with those of the float model"
+    if math.isinf(found.output_sqnr_db):
+        return "the outputs are those of the float model"
+    return f"signal to noise of the worst output, beside the float model: {decibels(found.output_sqnr_db)}"
+
+
+def _compact(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:.3e}"

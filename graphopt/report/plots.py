@@ -1,0 +1,71 @@
+"""`--plots DIR`: one picture for each quantized tensor."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from graphopt.report import files
+from graphopt.report.drawing import frame, svg, title
+from graphopt.report.quantized import Drawing
+
+MISSING = 'note: only .svg files were drawn; .png files need matplotlib: pip install "graphopt[plots]"'
+"""What to tell who has no matplotlib."""
+
+
+def write(drawings: Iterable[Drawing], folder: str | os.PathLike[str]) -> list[Path]:
+    """Write `NNN_NAME.svg` for each drawing, and `.png` beside it where matplotlib is installed; return the paths.
+
+    Raises GraphoptError when the folder cannot be made or written to.
+    """
+    home = files.folder(folder)
+    png = with_png()
+    written = []
+    for number, drawing in enumerate(drawings):
+        path = home / f"{number:03d}_{_plain(drawing.name)}.svg"
+        files.write(path, svg(drawing, alone=True) + "\n")
+        written.append(path)
+        if png:
+            picture = path.with_suffix(".png")
+            files.write_bytes(picture, _png(drawing))
+            written.append(picture)
+    return written
+
+
+def with_png() -> bool:
+    """Whether the library that draws `.png` files is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def _plain(name: str) -> str:
+    """A name that every file system takes; the number in front keeps two that differ in nothing else apart."""
+    return re.sub(r"[^\w.-]+", "_", name)[:80].strip(".") or "tensor"
+
+
+def _png(drawing: Drawing) -> bytes:
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    FigureCanvasAgg(figure)  # no window, whatever the user's settings
+    axes = figure.subplots()
+    width = (drawing.high - drawing.low) / max(len(drawing.counts), 1)
+    starts = [drawing.low + index * width for index in range(len(drawing.counts))]
+    inside = [drawing.clip_low <= start + width / 2 <= drawing.clip_high for start in starts]
+    axes.bar(starts, drawing.counts, width, align="edge", color=["#1f7a5c" if kept else "#b3261e" for kept in inside])
+    for end in (drawing.clip_low, drawing.clip_high):
+        axes.axvline(end, color="#1c2430", linewidth=1)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(*frame(drawing))
+    axes.set_title(f"{drawing.name}: {title(drawing)}", fontsize=9, parse_math=False)
+    axes.set_xlabel("value" if drawing.unit == "value" else "steps of the channel's scale")
+    axes.set_ylabel("count")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
