@@ -16,7 +16,9 @@ import onnxruntime as ort
 from graphopt import model as models
 from graphopt import runtime
 from graphopt.facts.stats import stats
+from graphopt.model_shapes import infer_shapes
 from graphopt.report.schema import Stats
+from graphopt.rewrite.functions import inline_functions
 from tests.strategies.graphs import Graph, feeds
 
 if TYPE_CHECKING:
@@ -170,6 +172,20 @@ def _batches(graph: Graph) -> list[int]:
     return [batch for batch in graph.batches() if batch or not fatal]
 
 
+def _multiply_adds(model: ir.Model) -> int:
+    """Multiply-adds at a batch of 3, in a model whose functions are inlined."""
+    found = inline_functions(models.clone(model))
+    for value in found.graph.inputs:
+        if value.shape is not None:
+            value.shape = ir.Shape([size if isinstance(size, int) else 3 for size in value.shape])
+    for graph in (found.graph, *found.graph.subgraphs()):
+        for node in graph:
+            for out in node.outputs:
+                out.shape = None
+    infer_shapes(found)
+    return stats(found).macs
+
+
 def whole(graph: Graph, *, plan: str = "smallest", assume_finite: bool = True, again: bool = True) -> None:
     """The default pipeline: same function, no larger, and a second run changes nothing.
 
@@ -187,6 +203,8 @@ def whole(graph: Graph, *, plan: str = "smallest", assume_finite: bool = True, a
     if after.parameters > before + _numbers_that_become_floats(graph.model):
         raise DifferentError(f"{what}: more parameters", f"{before} -> {after.parameters}")
     macs = result.report.before.macs, result.report.after.macs
+    if macs[1] > macs[0]:  # symbolic sizes count 1, also where a reshape has merged them with known ones: look closer
+        macs = _multiply_adds(models.load(graph.model)), _multiply_adds(result.model)
     if macs[1] > macs[0]:
         raise DifferentError(f"{what}: more multiply-adds", f"{macs[0]} -> {macs[1]}")
     if again:
