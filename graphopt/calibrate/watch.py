@@ -8,8 +8,10 @@ and behind it give the same numbers up to rounding. One thread: the same batch g
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import onnx_ir as ir
 from graphopt import model as models
 from graphopt import runtime
 from graphopt.errors import ModelError, UsageError, nearest
+from graphopt.model_check import node_place
 from graphopt.rewrite.unused import remove_unused
 
 
@@ -60,63 +63,80 @@ def watch(
         pool.shutdown(cancel_futures=True)
 
 
-class Tap:
-    """A model, loaded, whose outputs are the watched values.
+@dataclass(frozen=True)
+class Part:
+    """The part of a model that computes the watched values; can be sent to another process once it is ``stored``.
 
     Attributes:
+        model: The part itself, or the path of its file.
         names: The watched values, each once, in the order in which they were named.
         order: The same in the order in which the model computes them, inputs first.
+        outputs: What the part computes; the rest of the watched values are inputs.
+        inputs: What it is fed with.
+        fatal: An operator in it that ends the process on inputs without elements; None if there is none.
+        writers: For each watched value what computes it, in words.
     """
 
-    def __init__(self, model: ir.Model, names: Sequence[str]) -> None:
-        """Load the part of the model that computes these values.
+    model: ir.Model | str
+    names: tuple[str, ...]
+    order: tuple[str, ...]
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    fatal: str | None
+    writers: Mapping[str, str]
+
+    def stored(self, folder: str | os.PathLike[str]) -> Part:
+        """Return the same part as a file in a folder."""
+        if isinstance(self.model, str):
+            return self
+        path = os.path.join(os.fspath(folder), "part.onnx")
+        models.save(self.model, path)
+        return replace(self, model=path)
+
+
+class Tap:
+    """A model, loaded, that hands out what the watched values hold.
+
+    Attributes:
+        part: What is loaded.
+    """
+
+    def __init__(self, model: ir.Model | Part, names: Sequence[str] = ()) -> None:
+        """Load the part of the model that computes these values, or one that was made already.
 
         Raises:
             ModelError: onnxruntime refuses the model.
             UsageError: There is no such value, or it is not a tensor.
         """
-        self.names = list(dict.fromkeys(names))
-        part, self.order = extract(model, self.names)
-        self._inside = [str(value.name) for value in part.graph.outputs]
-        self._fatal = runtime.fatal_on_empty(part)
-        self._inputs = [str(value.name) for value in part.graph.inputs if value.name not in part.graph.initializers]
-        self._session = runtime.session(part) if self._inside else None
-        kinds = {} if self._session is None else {out.name: out.type for out in self._session.get_outputs()}
-        for value in part.graph.inputs:
-            if value.type is not None and not isinstance(value.type, ir.TensorType):
-                kinds[str(value.name)] = str(value.type)
-        for name in self.order:
-            if not kinds.get(name, "tensor(").startswith("tensor("):
-                raise UsageError(
-                    f"the value {name!r} is no tensor but {kinds[name]}", help="only tensors can be watched"
-                )
+        self.part = model if isinstance(model, Part) else extract(model, names)
+        self._session = runtime.session(self.part.model) if self.part.outputs else None
+        for out in [] if self._session is None else self._session.get_outputs():
+            _require_tensor(out.name, out.type)
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run one batch; return name to array, in the order of ``names``.
+        """Run one batch; return name to array, in the order in which they were named.
 
         Raises:
             ModelError: The model does not run, or would end the process on an input without elements.
         """
         found: dict[str, np.ndarray] = {}
         if self._session is not None:
-            given = {name: feeds[name] for name in self._inputs}
+            given = {name: feeds[name] for name in self.part.inputs}
             empty = next((name for name, array in given.items() if not np.size(array)), None)
-            if empty is not None and self._fatal is not None:
+            if empty is not None and self.part.fatal is not None:
                 raise ModelError(
-                    f"input {empty!r} has no elements, on which onnxruntime's {self._fatal} ends the process",
+                    f"input {empty!r} has no elements, on which onnxruntime's {self.part.fatal} ends the process",
                     help="leave such batches out of the data",
                 )
-            found = dict(zip(self._inside, runtime.run(self._session, given), strict=True))
-        return {name: found[name] if name in found else np.asarray(feeds[name]) for name in self.names}
+            found = dict(zip(self.part.outputs, runtime.run(self._session, given), strict=True))
+        return {name: found[name] if name in found else np.asarray(feeds[name]) for name in self.part.names}
 
 
-def extract(model: ir.Model, names: Sequence[str]) -> tuple[ir.Model, list[str]]:
-    """Return a copy of the model that computes the named values only, and these in the order of the model.
-
-    Graph inputs are not among the outputs of the copy: who feeds them has them. All inputs stay.
+def extract(model: ir.Model, names: Sequence[str]) -> Part:
+    """Return the part of a model that computes the named values: a copy that shares the weights. All inputs stay.
 
     Raises:
-        UsageError: There is no such value in the main graph.
+        UsageError: There is no such value in the main graph, or it is not a tensor.
     """
     part = models.clone(model)
     inputs = {str(value.name): value for value in part.graph.inputs}
@@ -129,8 +149,30 @@ def extract(model: ir.Model, names: Sequence[str]) -> tuple[ir.Model, list[str]]
                 f"no value {name!r} in the main graph that depends on the data",
                 help=f"did you mean {guess!r}?" if guess else "see graphopt inspect",
             )
+        if value.type is not None and not isinstance(value.type, ir.TensorType):
+            _require_tensor(name, str(value.type))
     wanted = set(names)
-    order = [name for name in inputs if name in wanted] + [name for name in computed if name in wanted]
-    part.graph.outputs[:] = [computed[name] for name in order if name not in inputs]
+    order = tuple(name for name in {**inputs, **computed} if name in wanted)
+    outputs = tuple(name for name in order if name not in inputs)
+    writers = {name: _writer(inputs.get(name) or computed[name]) for name in order}
+    part.graph.outputs[:] = [computed[name] for name in outputs]
     remove_unused(part.graph)
-    return part, order
+    return Part(
+        part,
+        tuple(dict.fromkeys(names)),
+        order,
+        outputs,
+        tuple(name for name in inputs if name not in part.graph.initializers),
+        runtime.fatal_on_empty(part),
+        writers,
+    )
+
+
+def _writer(value: ir.Value) -> str:
+    node = value.producer()
+    return "an input of the model" if node is None else f"the output of {node_place(node)}"
+
+
+def _require_tensor(name: str, kind: str) -> None:
+    if not kind.startswith("tensor("):
+        raise UsageError(f"the value {name!r} is no tensor but {kind}", help="only tensors can be watched")

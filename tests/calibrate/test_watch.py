@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from graphopt import model as models
 from graphopt import runtime
-from graphopt.calibrate.watch import extract, watch
+from graphopt.calibrate.watch import Tap, extract, watch
 from graphopt.errors import ModelError, UsageError
 from tests.ops.net import Net
 
@@ -50,9 +53,22 @@ def test_the_model_stays_as_it_is() -> None:
 
 
 def test_only_what_is_needed_is_computed() -> None:
-    part, order = extract(models.load(conv_net().model("conv7")), ["relu4", "x", "conv3"])
-    assert [node.op_type for node in part.graph] == ["Conv", "Relu"]
-    assert order == ["x", "conv3", "relu4"]
+    part = extract(models.load(conv_net().model("conv7")), ["relu4", "x", "conv3", "x"])
+    assert isinstance(part.model, ir.Model)
+    assert [node.op_type for node in part.model.graph] == ["Conv", "Relu"]
+    assert part.names == ("relu4", "x", "conv3")
+    assert part.order == ("x", "conv3", "relu4")
+    assert part.outputs == ("conv3", "relu4")
+    assert part.writers["x"] == "an input of the model" and "Relu" in part.writers["relu4"]
+
+
+def test_a_stored_part_gives_the_same_bits(tmp_path: Path) -> None:
+    part = extract(models.load(conv_net().model("conv7")), ["conv3", "x", "conv7"])
+    stored = pickle.loads(pickle.dumps(part.stored(tmp_path)))
+    for feeds in images(2, 3):
+        here, there = Tap(part)(feeds), Tap(stored)(feeds)
+        assert list(here) == list(there)
+        assert all(np.array_equal(here[name], there[name]) for name in here)
 
 
 def test_data_is_read_one_batch_ahead_and_not_more() -> None:
