@@ -71,7 +71,7 @@ def parse(text: str) -> list[Pass]:
     """
     known = passes()
     selected: list[Pass] = []
-    for piece in _split(text):
+    for piece in pieces(text):
         match = re.fullmatch(r"\s*([\w-]+)\s*(?:\{(.*)\})?\s*", piece, re.DOTALL)
         if match is None:
             raise UsageError(f"cannot read the pass {piece.strip()!r}", help="write it as name or name{option=value}")
@@ -92,16 +92,17 @@ def make(name: str, options: dict[str, Any]) -> Pass:
     return parse(f"{name}{{{text}}}" if text else name)[0]
 
 
-def _split(text: str) -> list[str]:
-    pieces, depth, current = [], 0, ""
+def pieces(text: str) -> list[str]:
+    """Return what commas separate; those inside of braces separate nothing."""
+    found, depth, current = [], 0, ""
     for char in text:
         depth += (char == "{") - (char == "}")
         if char == "," and depth == 0:
-            pieces.append(current)
+            found.append(current)
             current = ""
         else:
             current += char
-    return [piece for piece in [*pieces, current] if piece.strip()]
+    return [piece for piece in [*found, current] if piece.strip()]
 
 
 def _with_options(cls: type[Pass], text: str) -> Pass:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from graphopt.cli import options, terminal
+from graphopt.cli import quantize as quantize_command
 from graphopt.errors import UsageError
 
 EXAMPLE = "Example: `graphopt optimize pruned.onnx -o small.onnx --report small.html`"
@@ -42,6 +43,26 @@ def command(
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="Read the passes and options from a file instead.")
+    ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OPTIONS",
+            help='Then quantize what is left, e.g. "int8" or "weights=int4,activations=none": the options of '
+            "`graphopt quantize`, separated by commas.",
+            show_default=False,
+            rich_help_panel="Quantization",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="DIR|FILE.npz|PKG.MODULE:ITERABLE",
+            help="Calibration data for --quantize, as `graphopt quantize` takes it.",
+            show_default=False,
+            rich_help_panel="Quantization",
+        ),
     ] = None,
     no_assume_finite: options.NoAssumeFinite = False,
     no_verify: Annotated[
@@ -97,6 +118,10 @@ def command(
     options.one_of(plan, options.PLANS, "--plan")
     if passes is not None and recipe is not None:
         raise UsageError("-p and --recipe exclude each other", where="graphopt optimize", help="give one of the two")
+    if data is not None and quantize is None:
+        raise UsageError(
+            "--data is for --quantize", where="graphopt optimize", help='say how to quantize, e.g. --quantize "int8"'
+        )
     shapes = options.read_shapes(shape)
     json_file = None if json == _STANDARD_OUTPUT else json
     options.distinct({"-o": output, "--report": report, "--json": json_file})
@@ -106,7 +131,7 @@ def command(
             options.writable(path, option)
 
     from graphopt import pipeline
-    from graphopt.report import html, table
+    from graphopt.report import html, table, table_quantized
     from graphopt.report import json as report_json
 
     with terminal.progress() as step:
@@ -125,6 +150,8 @@ def command(
             seed=seed,
             shapes=shapes,
             keep_failed=keep_failed,
+            quantize=_quantization(quantize, data),
+            data=data,
             progress=step,
         )
         step(f"writing {output.name}")
@@ -138,6 +165,8 @@ def command(
         typer.echo(report_json.dumps(result.report))
     else:
         table.show(result.report, terminal.output())
+        if result.report.quantize is not None:
+            table_quantized.show_part(result.report, terminal.output())
         typer.echo(f"\nwrote {', '.join(str(path) for path in (output, report, json_file) if path is not None)}")
 
     verdict = result.report.verify
@@ -147,3 +176,15 @@ def command(
             file=sys.stderr,
         )
         raise typer.Exit(3)
+
+
+def _quantization(text: str | None, data: str | None) -> dict[str, Any] | None:
+    """The options of --quantize by name; None where nothing shall be quantized."""
+    if text is None:
+        return None
+    from graphopt.quantization.text import options as read
+
+    found = read(text)
+    if data is None and not found.get("random_data") and found.get("activations") != "none":
+        raise UsageError(quantize_command.NO_DATA, where="--quantize", help=quantize_command.WHAT_DATA)
+    return found

@@ -22,6 +22,12 @@ METHODS = ("mse", "minmax", "percentile", "entropy")
 
 _ONE = "give one of the two"
 
+NO_DATA = "no calibration data: scales depend on what the model meets"
+WHAT_DATA = (
+    "give --data with a few hundred real samples: a .npz with one array per input (samples first), "
+    "a folder of such files (one batch each), or PKG.MODULE:ITERABLE"
+)
+
 _TYPES = "Types"
 _DATA = "Data"
 _RECOVERY = "Accuracy"
@@ -340,11 +346,9 @@ def _complete(output: Path | None, data: str | None, random_data: bool, activati
         )
     if data is None and not random_data and activations != "none":
         raise UsageError(
-            "no calibration data: scales depend on what the model meets",
+            NO_DATA,
             where="graphopt quantize",
-            help="give --data with a few hundred real samples: a .npz with one array per input (samples first), "
-            "a folder of such files (one batch each), or PKG.MODULE:ITERABLE; --activations none needs no data, "
-            "--random-data takes noise for it",
+            help=f"{WHAT_DATA}; --activations none needs no data, --random-data takes noise for it",
         )
 
 

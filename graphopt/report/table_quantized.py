@@ -18,6 +18,12 @@ REASONS = 8
 
 def show(report: Report, console: Console) -> None:
     """Prints size, latency, integer operators, error of the outputs; the worst tensors; what stays in float."""
+    show_part(report, console)
+    table.show_warnings(report.warnings, console)
+
+
+def show_part(report: Report, console: Console) -> None:
+    """Prints the same without the warnings, where something else prints these."""
     found = report.quantize
     assert found is not None
     console.print(_sizes(report, found))
@@ -27,7 +33,6 @@ def show(report: Report, console: Console) -> None:
         console.print(line)
     _show_worst(found, console)
     show_float(found.nodes, console)
-    table.show_warnings(report.warnings, console)
 
 
 def show_placement(found: QuantizeReport, console: Console) -> None:
