@@ -190,6 +190,7 @@ def _started(model: ir.Model, data: Any, way: Way, report: Report) -> Context:
     request = way.request
     context = rounds.prepare(models.clone(model), Settings((), target="portable"))
     if data is None and request.random_data:
+        context.warn("random-data", "calibrated with random inputs: the scales fit those, not what the model will meet")
         data = drawn(model, seed=request.seed, samples=request.samples, shapes=way.shapes)
     if data is None and (request.weight_only or way.dry_run):
         data = ()

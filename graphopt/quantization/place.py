@@ -7,7 +7,7 @@ gain, borders between float and integers cost, and nodes between decide by their
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ from graphopt import dims
 from graphopt.calibrate.grid import Grid
 from graphopt.calibrate.solve import Constraint
 from graphopt.context import Context
-from graphopt.errors import UsageError, nearest
+from graphopt.errors import ModelError, UsageError, nearest
 from graphopt.facts.constants import Constants
 from graphopt.quantization import place_costs as costs
 from graphopt.quantization.place_cut import NEVER, Cut
@@ -25,24 +25,37 @@ from graphopt.quantization.placement import Activation, Bias, Kept, Placement, W
 from graphopt.quantization.request import Request
 from graphopt.quantization.tables import TABLES
 from graphopt.quantization.tables.rows import Row, Table
-from graphopt.quantization.types import activation_grid, weight_grid
+from graphopt.quantization.types import activation_grid, opset, weight_grid
 from graphopt.subgraphs import subgraphs
+
+EXCLUDED = "excluded by the user"
 
 _STANDARD = ("", "ai.onnx")
 _SUMS = frozenset("Conv ConvTranspose MatMul Gemm Einsum LSTM GRU RNN Attention".split())
 """Operators whose staying in float is reported, also where a target's table has no row for them."""
 
 
-def placed(context: Context, request: Request) -> Placement:
+def placed(context: Context, request: Request, floats: Mapping[ir.Node, str] | None = None) -> Placement:
     """Return which nodes of the main graph run on integers, and what is quantized for them.
+
+    Args:
+        context: The float model; shapes are known where they can be.
+        request: Target, types, and what the user excludes.
+        floats: Nodes that stay in float besides, and why.
 
     Raises:
         UsageError: A type that the target cannot load; a name in ``exclude`` that no node has.
+        ModelError: The model's operator set is older than the types.
     """
     kind, weight_kind = activation_grid(request), weight_grid(request)
-    excluded = _excluded(context.model.graph, request)
+    excluded = {**dict.fromkeys(_excluded(context.model.graph, request), EXCLUDED), **(floats or {})}
     if kind is None:
         return Placement()
+    if context.opset < opset(request):
+        raise ModelError(
+            f"operator set {context.opset} has no quantization to {kind.name} with {weight_kind.name} weights",
+            help=f"export the model with operator set {opset(request)} or later",
+        )
     found = _Finder(context, request, TABLES[request.target], kind, weight_kind, excluded)
     found.look()
     return found.place(found.cut())
@@ -57,7 +70,7 @@ class _Finder:
     table: Table
     kind: Grid
     weight_kind: Grid
-    excluded: set[ir.Node]
+    excluded: Mapping[ir.Node, str]
     rows: dict[ir.Node, Row] = field(default_factory=dict)
     """Nodes that can run on integers; absorbed ones belong to the node in front of them and are not here."""
     why: dict[ir.Node, str] = field(default_factory=dict)
@@ -99,7 +112,9 @@ class _Finder:
     def _reason(self, node: ir.Node, row: Row) -> str | None:
         """Return why a node cannot run on integers; remembers the types of its constants if it can."""
         if node in self.excluded:
-            return "excluded by the user"
+            return self.excluded[node]
+        if self.context.quantization is not None and node in self.context.quantization.floats:
+            return "returned to float"
         if row.output != "other" and any(out.dtype != ir.DataType.FLOAT for out in node.outputs if out.name):
             return "its output is not of type float"
         for condition in row.when:
@@ -150,6 +165,15 @@ class _Finder:
         if channels is None or sizes is None or dims.static(bias) != (sizes[channels],):
             return "its bias is not one number for each output channel"
         return None
+
+    def _writes_integers(self, node: ir.Node) -> bool:
+        """Tell whether a Q must follow a node that runs on integers."""
+        row = self.rows[node]
+        if row.output != "either":
+            return row.output == "quantized"
+        uses = list(node.outputs[0].uses())
+        alone = len(uses) == 1 and not node.outputs[0].is_graph_output()
+        return alone and row.joined is not None and row.joined(node, uses[0].node)
 
     def _behind(self, out: ir.Value) -> ir.Value:
         """Return the value behind a Relu or Clip that the node in front absorbs, else the value itself."""
@@ -206,15 +230,15 @@ class _Finder:
             for reader in readers:
                 net.border(reader, ("read", value), NEVER)
             net.border(("read", value), owner, q)
-            if owner is not None and self.rows[owner].output == "quantized":
+            if owner is not None and self._writes_integers(owner):
                 if self._read_in_float(value, readers):
                     net.border(owner, None, dq)
                 else:
                     net.border(owner, ("whole", value), dq)
                     for reader in readers:
                         net.border(("whole", value), reader, NEVER)
-        for node, row in self.rows.items():
-            if row.output == "quantized":
+        for node in self.rows:
+            if self._writes_integers(node):
                 for out in node.outputs:
                     value = self.written[out]
                     if value not in read:
@@ -253,7 +277,7 @@ class _Finder:
                 weight.readers.append((node, position))
             self._bias(node, row, found)
             written = [self.written[out] for out in node.outputs]
-            if row.output == "quantized":
+            if self._writes_integers(node):
                 for value in written:
                     wanted.setdefault(value, [])
             if row.role == "move":
@@ -297,7 +321,7 @@ class _Finder:
     def _keep(self, found: Placement, chosen: set[ir.Node]) -> None:
         for node, reason in self.why.items():
             row = self.table.rows.get(node.op_type)
-            if reason == "excluded by the user" or row is None or row.role == "compute":
+            if reason in ("excluded by the user", "returned to float") or row is None or row.role == "compute":
                 found.kept.append(Kept(node, reason))
         for node, row in self.rows.items():
             if node not in chosen and row.role == "compute":

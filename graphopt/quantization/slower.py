@@ -29,20 +29,18 @@ def not_slower(
     provider = PROVIDERS.get(request.target)
     if provider is None:
         return result
-    whole = context.quantization.placement
     for way, model in _ways(result, context):
         try:
             found = measured.measure(original, model, provider=provider, shapes=shapes, seed=request.seed)
         except (ModelError, DependencyError):  # not on this machine: whoever can run it may measure it
             return model
         found.way = way
-        if not measured.slower(found):
+        if request.weight_only or not measured.slower(found):
             before = report.measure  # of the demasked model against the input
             if before is not None:
                 found.input_ms, found.ratio = before.input_ms, before.ratio * found.ratio
             report.measure = found
             return model
-    context.quantization.placement = whole
     context.warn("nothing-faster", "whatever was quantized measured slower than the input, which is returned as it is")
     return original
 
@@ -50,12 +48,8 @@ def not_slower(
 def _ways(result: ir.Model, context: Context) -> Iterator[tuple[str, ir.Model]]:
     """Yield what to try, the most quantized first."""
     yield "quantized", result
-    try:  # TODO
-        from graphopt.quantization.reduce import only
-    except ImportError:
-        return
     state = steps.state_of(context)
-    chosen = [node for node in state.placement.nodes if node.op_type in COMPUTE]
-    if 0 < len(chosen) < len(state.placement.nodes):
-        state.placement = only(state.placement, chosen)
-        yield "compute", steps.inserted(context)
+    others = {node for node in state.placement.nodes if node.op_type not in COMPUTE}
+    if others and len(others) < len(state.placement.nodes):
+        state.floats |= others
+        yield "compute", steps.rebuilt(context)

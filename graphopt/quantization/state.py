@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.calibrate.grid import Grid
 from graphopt.calibrate.histogram import Histogram
 from graphopt.calibrate.solve import Parameters
 from graphopt.quantization.placement import Placement
@@ -29,6 +30,8 @@ class State:
         request: What the user asked for.
         batches: Returns the calibration data from the start; may be called as often as needed.
         held_out: Returns batches that were not calibrated with; none where all of the data was.
+        floats: Nodes that were returned to float (mixed precision, or slower on integers); placement leaves them out.
+        grids: Types of single weights and activations that are not the ones asked for (mixed precision).
         placement: Which tensors are quantized; empty before that was decided.
         histograms: By name of the value.
         parameters: Scales and zero points of the activations and weights of the placement.
@@ -38,6 +41,8 @@ class State:
     request: Request
     batches: Callable[[], Iterator[Mapping[str, Any]]]
     held_out: Callable[[], Iterator[Mapping[str, Any]]] = lambda: iter(())
+    floats: set[ir.Node] = field(default_factory=set)
+    grids: dict[ir.Value, Grid] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
     histograms: dict[str, Histogram] = field(default_factory=dict)
     parameters: dict[ir.Value, Parameters] = field(default_factory=dict)

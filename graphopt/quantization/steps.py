@@ -21,12 +21,16 @@ from graphopt.calibrate.solve import Parameters, solve, solve_rows
 from graphopt.context import Context
 from graphopt.errors import UsageError, nearest
 from graphopt.facts.constants import Constants
+from graphopt.quantization import biases, weight_only
+from graphopt.quantization.place import placed
 from graphopt.quantization.placement import Placement, Weight
-from graphopt.quantization.qdq import insert
+from graphopt.quantization.qdq import in_type, insert
 from graphopt.quantization.request import Request
 from graphopt.quantization.state import STAGES, State
 from graphopt.report.schema import Report
+from graphopt.rewrite.unused import remove_unused
 from graphopt.rounds import Settings
+from graphopt.subgraphs import within
 
 Progress = Callable[[str, int, int], None]
 
@@ -69,15 +73,12 @@ def recovering(text: str | None) -> list[registry.Pass]:
 def place(context: Context) -> None:
     """Decide anew which tensors are quantized; parameters of those that still are stay as they are."""
     state = state_of(context)
-    try:  # TODO: the first form, until place.py is there
-        from graphopt.quantization.place import placed
-    except ImportError:
-        from graphopt.quantization import place_cpu
-
-        context.model.opset_imports[""] = max(context.opset, 13)
-        state.placement = place_cpu.place(context.model, state.request)
-        return
-    state.placement = placed(context, state.request)
+    if state.request.weight_only:
+        state.placement = weight_only.place(context, state.request)
+    else:
+        state.placement = placed(context, state.request)
+    for row in (*state.placement.weights.values(), *state.placement.activations.values()):
+        row.grid = state.grids.get(row.value, row.grid)
 
 
 def smooth(context: Context, recovery: list[registry.Pass], report: Report, step: Progress) -> None:
@@ -130,6 +131,10 @@ def find_parameters(context: Context) -> None:
     """Find the parameters of the activations and weights of the placement that have none yet."""
     state = state_of(context)
     request, placement, found = state.request, state.placement, state.parameters
+    if request.weight_only:
+        if request.recover:  # else each weight is solved while it is written, so that memory does not grow
+            found.update(weight_only.solved(context, placement, request, None))
+        return
     shared: dict[str, Histogram] = {}
     for value, row in placement.activations.items():
         key = row.share or str(value.name)
@@ -137,13 +142,16 @@ def find_parameters(context: Context) -> None:
     for value, row in placement.activations.items():
         if value not in found:
             key = row.share or str(value.name)
-            found[value] = solve(shared[key], row.grid, row.constraint, method=request.method)
+            solution = solve(shared[key], row.grid, row.constraint, method=request.method)
+            found[value] = in_type(solution, value, above=row.constraint.upper is None)
     for value, row in placement.weights.items():
         if value not in found:
             array = context.constants.array(value)
             assert array is not None
-            found[value] = of_weight(array, row, request)
+            found[value] = in_type(of_weight(array, row, request), value)
             context.constants.release(value)
+    for value in biases.fit(placement, found, context.constants):
+        state.codes.pop(value, None)
 
 
 def of_weight(array: np.ndarray, row: Weight, request: Request) -> Parameters:
@@ -158,7 +166,15 @@ def of_weight(array: np.ndarray, row: Weight, request: Request) -> Parameters:
     return replace(found, **{name: np.asarray(one) for name, one in first.items()})
 
 
-def inserted(context: Context) -> ir.Model:
+def rebuilt(context: Context, progress: Progress | None = None) -> ir.Model:
+    """Place without ``State.floats``, find what is missing, and return a quantized copy of the float model."""
+    place(context)
+    calibrate(context, progress)
+    find_parameters(context)
+    return inserted(context)
+
+
+def inserted(context: Context, progress: Progress | None = None) -> ir.Model:
     """Return a copy of the float model with the placement carried out in it."""
     state = state_of(context)
     copied = models.clone(context.model)
@@ -167,17 +183,28 @@ def inserted(context: Context) -> ir.Model:
     twin.quantization = state
     placement: Placement = _translated(state.placement, same)
     parameters: Mapping[ir.Value, Parameters] = {same[v]: p for v, p in state.parameters.items() if v in same}
-    insert(twin, placement, parameters, {same[v]: codes for v, codes in state.codes.items() if v in same})
+    codes = {same[v]: found for v, found in state.codes.items() if v in same}
+    if state.request.weight_only:
+        found = dict(parameters)
+        weight_only.insert(twin, placement, found, codes, state.request, progress)
+        back = {other: value for value, other in same.items()}
+        state.parameters.update((back[value], each) for value, each in found.items())
+    else:
+        insert(twin, placement, parameters, codes)
+    for graph in twin.graphs():
+        remove_unused(graph)
     return copied
 
 
 def _twins(graph: ir.Graph, copied: ir.Graph) -> dict[Any, Any]:
-    """Return value → value and node → node, from a graph to its copy."""
-    same: dict[Any, Any] = dict(zip(graph.inputs, copied.inputs, strict=True))
-    same.update((value, copied.initializers[name]) for name, value in graph.initializers.items())
-    for node, other in zip(graph, copied, strict=True):
-        same[node] = other
-        same.update(zip(node.outputs, other.outputs, strict=True))
+    """Return value → value and node → node, from a graph and the bodies in it to its copy."""
+    same: dict[Any, Any] = {}
+    for one, other in zip(within(graph), within(copied), strict=True):
+        same.update(zip(one.inputs, other.inputs, strict=True))
+        same.update((value, other.initializers[name]) for name, value in one.initializers.items())
+        for node, twin in zip(one, other, strict=True):
+            same[node] = twin
+            same.update(zip(node.outputs, twin.outputs, strict=True))
     return same
 
 
