@@ -30,6 +30,11 @@ BUILT_IN = (
     "graphopt.passes.lower.lower_scatters:LowerScatters",
     "graphopt.passes.tidy.tidy:Tidy",
     "graphopt.passes.lower.permute:Permute",
+    "graphopt.passes.quantize.upgrade_opset:UpgradeOpset",
+    "graphopt.passes.quantize.global_average:GlobalAverage",
+    "graphopt.passes.quantize.join_bias:JoinBias",
+    "graphopt.passes.quantize.equalize:Equalize",
+    "graphopt.passes.quantize.smooth_quant:SmoothQuant",
 )
 
 

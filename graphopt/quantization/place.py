@@ -28,27 +28,26 @@ from graphopt.quantization.tables.rows import Row, Table
 from graphopt.quantization.types import activation_grid, opset, weight_grid
 from graphopt.subgraphs import subgraphs
 
-EXCLUDED = "excluded by the user"
+EXCLUDED, RETURNED = "excluded by the user", "returned to float"
 
 _STANDARD = ("", "ai.onnx")
 _SUMS = frozenset("Conv ConvTranspose MatMul Gemm Einsum LSTM GRU RNN Attention".split())
 """Operators whose staying in float is reported, also where a target's table has no row for them."""
 
 
-def placed(context: Context, request: Request, floats: Mapping[ir.Node, str] | None = None) -> Placement:
+def placed(context: Context, request: Request) -> Placement:
     """Return which nodes of the main graph run on integers, and what is quantized for them.
 
-    Args:
-        context: The float model; shapes are known where they can be.
-        request: Target, types, and what the user excludes.
-        floats: Nodes that stay in float besides, and why.
+    Nodes of ``State.floats`` stay in float.
 
     Raises:
         UsageError: A type that the target cannot load; a name in ``exclude`` that no node has.
         ModelError: The model's operator set is older than the types.
     """
     kind, weight_kind = activation_grid(request), weight_grid(request)
-    excluded = {**dict.fromkeys(_excluded(context.model.graph, request), EXCLUDED), **(floats or {})}
+    excluded = dict.fromkeys(_excluded(context.model.graph, request), EXCLUDED)
+    if context.quantization is not None:
+        excluded = {**dict.fromkeys(context.quantization.floats, RETURNED), **excluded}
     if kind is None:
         return Placement()
     if context.opset < opset(request):
@@ -113,8 +112,6 @@ class _Finder:
         """Return why a node cannot run on integers; remembers the types of its constants if it can."""
         if node in self.excluded:
             return self.excluded[node]
-        if self.context.quantization is not None and node in self.context.quantization.floats:
-            return "returned to float"
         if row.output != "other" and any(out.dtype != ir.DataType.FLOAT for out in node.outputs if out.name):
             return "its output is not of type float"
         for condition in row.when:

@@ -41,3 +41,13 @@ def one_output(node: ir.Node) -> str | None:
     """MaxPool without indices."""
     used = sum(bool(out.uses()) or out.is_graph_output() for out in node.outputs)
     return None if used <= 1 and len(node.outputs) == 1 else f"{node.op_type} with a second output stays in float"
+
+
+def clipped_product(node: ir.Node, reader: ir.Node) -> bool:
+    """Gemm and what cuts off its output are looked at as one, which has to end in a Q."""
+    return reader.op_type in ("Relu", "Clip")
+
+
+def product_as_gemm(node: ir.Node, reader: ir.Node) -> bool:
+    """MatMul of two matrices and an addition become a Gemm, the addend its bias: in float, unless there is a Q."""
+    return clipped_product(node, reader) or (reader.op_type == "Add" and (dims.rank(node.outputs[0]) or 2) == 2)

@@ -14,9 +14,24 @@ _BOTH = Row("follow", data=(0, 1), constants=True)
 
 ROWS = {
     "Conv": Row("compute", weight=1, bias=2, channels=on.first_output_channels),
-    "MatMul": Row("compute", data=(0, 1), weight=1, channels=on.product_columns, constants=True, output="either"),
+    "MatMul": Row(
+        "compute",
+        data=(0, 1),
+        weight=1,
+        channels=on.product_columns,
+        constants=True,
+        output="either",
+        joined=on.product_as_gemm,
+    ),
     "Gemm": Row(
-        "compute", data=(0, 1), weight=1, bias=2, channels=on.gemm_columns, output="either", when=(on.plain_gemm,)
+        "compute",
+        data=(0, 1),
+        weight=1,
+        bias=2,
+        channels=on.gemm_columns,
+        output="either",
+        joined=on.clipped_product,
+        when=(on.plain_gemm,),
     ),
     "Add": _BOTH,
     "Mul": _BOTH,

@@ -35,6 +35,8 @@ class Row:
         constants: Whether a constant may stand where an activation is expected; it is stored in the activations' type.
         output: ``quantized``: the kernel writes integers, a Q must follow; ``either``: it can write float, too;
             ``other``: what it writes is no real number (ArgMax).
+        joined: With ``either``: whether the runtime joins the operator to the only reader of a float output before it
+            looks for integers, so that there must be a Q between them.
         when: Conditions, all of which must hold.
     """
 
@@ -45,6 +47,7 @@ class Row:
     channels: Callable[[ir.Node], int | None] | None = None
     constants: bool = False
     output: Literal["quantized", "either", "other"] = "quantized"
+    joined: Callable[[ir.Node, ir.Node], bool] | None = None
     when: tuple[Condition, ...] = ()
 
 
