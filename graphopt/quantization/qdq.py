@@ -178,8 +178,8 @@ def in_type(found: Parameters, value: ir.Value, *, above: bool = True) -> Parame
     if like == ir.DataType.FLOAT:
         return found
     dtype = like.numpy()
-    scale = np.asarray(found.scale).astype(dtype)
+    info = ml_dtypes.finfo(dtype)
+    scale = np.clip(found.scale, float(info.smallest_normal), float(info.max)).astype(dtype)
     if not above:
         scale = np.where(scale.astype(np.float64) > found.scale, np.nextafter(scale, dtype.type(0)), scale)
-    info = ml_dtypes.finfo(dtype)
-    return replace(found, scale=np.clip(scale, info.smallest_normal, info.max).astype(dtype))
+    return replace(found, scale=np.maximum(scale, info.smallest_normal).astype(dtype))
