@@ -14,7 +14,8 @@ A message has three parts, each on its own line: what is wrong, where, and what 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 
@@ -85,6 +86,18 @@ class VerificationError(GraphoptError):
         # Exceptions are rebuilt from their positional arguments only: the two named ones travel as state,
         # so that an error raised in a worker process arrives whole.
         return type(self), (self.what, self.where, self.help), {"report": self.report, "pass_name": self.pass_name}
+
+
+@contextmanager
+def about(where: str) -> Iterator[None]:
+    """Let an error that does not say where say that it is here: the option whose value is being read."""
+    try:
+        yield
+    except GraphoptError as error:
+        if error.where is None:
+            error.where = where
+            error.args = (error.what, where, error.help)
+        raise
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

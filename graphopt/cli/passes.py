@@ -14,13 +14,24 @@ from graphopt.errors import UsageError, nearest
 EXAMPLE = "Example: `graphopt passes`, then `graphopt passes narrow`"
 
 
+_STAGES = (
+    (("optimize",), "Passes of optimize", 'Run some of them: graphopt optimize MODEL -o OUT -p "fold-masks,narrow"'),
+    (("prepare",), "Passes that prepare a model for quantize", "They run by themselves."),
+    (
+        ("smooth", "repair"),
+        "Passes of quantize that win accuracy back",
+        "Run some of them: graphopt quantize MODEL -o OUT --data DATA --recover PASSES",
+    ),
+)
+
+
 def command(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Show the whole documentation of one.", show_default=False)
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """List the passes with their options, or document one."""
+    """List the passes with their options, those of `quantize` apart, or document one."""
     from graphopt import registry
 
     known = registry.passes()
@@ -46,15 +57,17 @@ def command(
 
 
 def _list(known: dict[str, Any]) -> None:
+    from graphopt import registry
     from graphopt.report import table
 
-    terminal.output().print(
-        table.listing(
-            ("pass", "options", "what it does"),
-            ((name, _options_text(kind), _first_line(kind)) for name, kind in known.items()),
-        )
-    )
-    typer.echo('\nRun some of them: graphopt optimize MODEL -o OUT -p "fold-masks,narrow"')
+    console = terminal.output()
+    for stages, title, use in _STAGES:
+        rows = [(name, _options_text(kind), _first_line(kind)) for name, kind in known.items()
+                if registry.stage(kind) in stages]  # fmt: skip
+        if rows:
+            console.print(title, style="bold")
+            console.print(table.listing(("pass", "options", "what it does"), rows))
+            console.print(f"{use}\n")
 
 
 def _document(name: str, kind: type[Any]) -> None:
@@ -66,13 +79,20 @@ def _document(name: str, kind: type[Any]) -> None:
     for field in fields:
         console.print(f"  {field.name}: {_type_name(field)} = {_default(field)}")
     if fields:
-        first = fields[0]
-        console.print(f'\nUse: -p "{name}{{{first.name}={_default(first)}}}"')
+        from graphopt import registry
+
+        first, stage = fields[0], registry.stage(kind)
+        option = {"optimize": "-p", "prepare": None}.get(stage, "--recover")
+        if option is not None:
+            console.print(f'\nUse: {option} "{name}{{{first.name}={_default(first)}}}"')
 
 
 def _record(name: str, kind: type[Any]) -> dict[str, Any]:
+    from graphopt import registry
+
     return {
         "name": name,
+        "stage": registry.stage(kind),
         "options": [
             {"name": field.name, "type": _type_name(field), "default": _default_value(field)}
             for field in dataclasses.fields(kind)

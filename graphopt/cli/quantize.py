@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -280,7 +282,7 @@ def command(
     from graphopt.report import html, table_quantized
     from graphopt.report import json as report_json
 
-    with terminal.progress() as step:
+    with _by_option(), terminal.progress() as step:
         result = quantize(
             model,
             data,
@@ -375,6 +377,17 @@ def _pairs(
     ):  # fmt: skip
         if wrong:
             raise UsageError(what, where=where, help=advice)
+
+
+@contextmanager
+def _by_option() -> Iterator[None]:
+    """Errors about an argument of the Python function are about the option of that name."""
+    try:
+        yield
+    except UsageError as error:
+        if error.where is not None and error.where.isidentifier():
+            error.where = f"--{error.where.replace('_', '-')}"
+        raise
 
 
 def _note_on_plots() -> None:

@@ -10,16 +10,21 @@ from graphopt.cli import options, terminal
 
 EXAMPLE = "Example: `graphopt targets`, then `graphopt optimize MODEL -o OUT --target portable`"
 
+_NOWHERE = ""
+"""Not a provider that graphopt starts."""
+
 _MEANING = {
     "cpu": ("onnxruntime's CPU provider", "CPUExecutionProvider"),
     "cuda": ("onnxruntime's CUDA provider", "CUDAExecutionProvider"),
+    "tensorrt": ("TensorRT, which reads QuantizeLinear and DequantizeLinear; `graphopt quantize` only", _NOWHERE),
     "portable": ("any runtime: standard ONNX operators only, no choice that favours one machine", None),
 }
 
 
 def command(json: options.Json = False) -> None:
-    """List what `--target` may be, whether onnxruntime can run it here, and the figures its plan reckons with."""
+    """List what `--target` may be, whether onnxruntime can run it here, figures of the plan, types of quantization."""
     from graphopt import runtime, targets
+    from graphopt.quantization.tables import TABLES
 
     available = runtime.onnxruntime.get_available_providers()
     rows = [
@@ -27,14 +32,11 @@ def command(json: options.Json = False) -> None:
             "name": name,
             "meaning": _MEANING[name][0],
             "runs_here": _MEANING[name][1] in (None, *available),
-            "figures": "none"
-            if name == "portable"
-            else str(targets.file_of(name))
-            if targets.file_of(name).is_file()
-            else "shipped",
-            "costs": dataclasses.asdict(targets.costs(name)),
+            "figures": _figures(name),
+            "costs": dataclasses.asdict(targets.costs(name)) if name in targets.TARGETS else None,
+            "quantize": {"weights": list(TABLES[name].weights), "activations": list(TABLES[name].activations)},
         }
-        for name in targets.TARGETS
+        for name in _MEANING
     ]
     if json:
         from graphopt.report import json as report_json
@@ -51,4 +53,30 @@ def command(json: options.Json = False) -> None:
              for row in rows),
         )
     )  # fmt: skip
-    typer.echo("\nThe figures of this machine: graphopt calibrate-target")
+    typer.echo(
+        "\nThe figures of this machine: graphopt calibrate-target\n\nTypes of graphopt quantize, the default first:"
+    )
+    terminal.output().print(
+        table.listing(
+            ("target", "weights", "activations"),
+            (
+                (
+                    name,
+                    *(
+                        ", ".join("levelsN" if one == "levels" else one for one in types)
+                        for types in (TABLES[name].weights, TABLES[name].activations)
+                    ),
+                )
+                for name in _MEANING
+            ),
+        )
+    )
+
+
+def _figures(name: str) -> str:
+    """Where the figures come from that the plan of `optimize` reckons with."""
+    from graphopt import targets
+
+    if name not in targets.DEFAULTS or name == "portable":
+        return "none"
+    return str(targets.file_of(name)) if targets.file_of(name).is_file() else "shipped"

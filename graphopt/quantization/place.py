@@ -384,7 +384,7 @@ def _excluded(graph: ir.Graph, request: Request) -> set[ir.Node]:
             raise UsageError(
                 f"no node is called {pattern!r}",
                 where="exclude",
-                help=f"did you mean {close!r}?" if close else "`graphopt inspect` lists the nodes",
+                help=f"did you mean {close!r}?" if close else "`graphopt quantize MODEL --dry-run` lists the nodes",
             )
         found |= hits
     return found

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt import datafiles
-from graphopt.calibrate.grid import grid
+from graphopt.calibrate.grid import GRIDS, grid
 from graphopt.calibrate.solve import METHODS, Method
-from graphopt.errors import UsageError, nearest
+from graphopt.errors import UsageError, about, nearest
 
 QUANTIZATION_TARGETS = ("cpu", "cuda", "tensorrt", "portable")
 
@@ -65,23 +65,25 @@ class Request:
     def __post_init__(self) -> None:
         _one_of("target", self.target, QUANTIZATION_TARGETS)
         _one_of("method", self.method, METHODS)
-        for name in (self.weights, self.activations):
-            if name is not None and name != WEIGHT_ONLY:
-                grid(name)
-        if self.weights == WEIGHT_ONLY:
-            raise UsageError("weights of type 'none'", help="only activations may stay in float")
+        _known("weights", self.weights)
+        _known("activations", self.activations, WEIGHT_ONLY)
         if self.levels is not None and not 2 <= self.levels <= 65536:
             raise UsageError(f"{self.levels} levels", where="levels", help="from 2 to 65536")
         for name, least in (("block", 1), ("workers", 1), ("samples", 1)):
             number = getattr(self, name)
             if number is not None and number < least:
-                raise UsageError(f"{name} cannot be {number}", help=f"at least {least}")
+                raise UsageError(f"{name} cannot be {number}", where=name, help=f"at least {least}")
         if self.workers > 1 and self.ray is not None:
-            raise UsageError("workers and a Ray cluster exclude each other", help="give one of the two")
+            raise UsageError("workers and a Ray cluster exclude each other", where="ray", help="give one of the two")
         if isinstance(self.evaluate, str):
-            object.__setattr__(self, "evaluate", named(self.evaluate))
+            with about("evaluate"):
+                object.__setattr__(self, "evaluate", named(self.evaluate))
         if self.target_accuracy is not None and self.evaluate is None:
-            raise UsageError("an accuracy to reach, but nothing that tells it", help="give evaluate (--evaluate)")
+            raise UsageError(
+                "an accuracy to reach, but nothing that tells it",
+                where="target_accuracy",
+                help="give evaluate (--evaluate)",
+            )
 
     @property
     def weight_only(self) -> bool:
@@ -121,8 +123,18 @@ def named(spec: str) -> Callable[..., Any]:
     return found
 
 
+def _known(what: str, name: str | None, *others: str) -> None:
+    """Raise UsageError for a type that there is not."""
+    if name is None or name in others:
+        return
+    if nearest(name, (*GRIDS, *others)) in others:
+        raise UsageError(f"no quantized type {name!r}", where=what, help=f"did you mean {others[0]!r}?")
+    with about(what):
+        grid(name)
+
+
 def _one_of(what: str, given: str, known: tuple[str, ...]) -> None:
     if given not in known:
         close = nearest(given, known)
         hint = f"did you mean {close!r}? " if close else ""
-        raise UsageError(f"unknown {what} {given!r}", help=f"{hint}one of {', '.join(known)}")
+        raise UsageError(f"unknown {what} {given!r}", where=what, help=f"{hint}one of {', '.join(known)}")

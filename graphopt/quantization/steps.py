@@ -19,7 +19,7 @@ from graphopt.calibrate.collect import collect
 from graphopt.calibrate.histogram import Histogram
 from graphopt.calibrate.solve import Parameters, solve, solve_rows
 from graphopt.context import Context
-from graphopt.errors import UsageError, nearest
+from graphopt.errors import UsageError, about, nearest
 from graphopt.facts.constants import Constants
 from graphopt.quantization import biases, weight_only
 from graphopt.quantization.place import placed
@@ -61,12 +61,15 @@ def recovering(text: str | None) -> list[registry.Pass]:
     if not text or not text.strip():
         return []
     known = [name for name, cls in registry.passes().items() if registry.stage(cls) in STAGES[1:]]
-    found = registry.parse(text)
+    with about("recover"):
+        found = registry.parse(text)
     for item in found:
         if registry.stage(item) not in STAGES[1:]:
             close = nearest(item.name, known)
             hint = f"did you mean {close!r}? " if close else ""
-            raise UsageError(f"pass {item.name!r} recovers no accuracy", help=f"{hint}one of {', '.join(known)}")
+            raise UsageError(
+                f"pass {item.name!r} recovers no accuracy", where="recover", help=f"{hint}one of {', '.join(known)}"
+            )
     return sorted(found, key=lambda item: STAGES.index(registry.stage(item)))
 
 

@@ -56,5 +56,6 @@ def _offered(target: str, what: str, name: str, offered: tuple[str, ...]) -> Non
     shown = ", ".join("levelsN" if one == "levels" else one for one in offered)
     raise UsageError(
         f"{what} of type {name!r} are not for the target {target!r}" + (f": {reason}" if reason else ""),
+        where=what,
         help=f"{hint}one of {shown}",
     )

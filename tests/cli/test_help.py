@@ -11,7 +11,19 @@ import pytest
 from tests.cli.conftest import Run
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("demo", "inspect", "optimize", "quantize", "export", "verify", "bench", "explain", "passes", "ops", "targets")
+COMMANDS = (
+    "demo",
+    "inspect",
+    "optimize",
+    "quantize",
+    "export",
+    "verify",
+    "bench",
+    "explain",
+    "passes",
+    "ops",
+    "targets",
+)
 
 _LIST_IMPORTS = """
 import sys

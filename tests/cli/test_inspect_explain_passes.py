@@ -95,6 +95,16 @@ def test_passes_are_listed_with_their_options(run: Run) -> None:
     assert "align=" in ran.out
 
 
+def test_passes_of_quantization_are_listed_apart(run: Run) -> None:
+    text = run("passes").out
+    optimizing, winning = text.index("Passes of optimize"), text.index("Passes of quantize that win accuracy back")
+    assert optimizing < text.index("narrow") < winning < text.index("bias-correction")
+    stages = {row["name"]: row["stage"] for row in json.loads(run("passes", "--json").out)["passes"]}
+    assert (stages["narrow"], stages["bias-correction"]) == ("optimize", "repair")
+    assert "Use: -p" not in run("passes", "bias-correction").out
+    assert "--recover" in text[winning:]
+
+
 def test_one_pass_is_documented(run: Run) -> None:
     ran = run("passes", "narrow")
     assert ran.status == 0 and ran.out.startswith("narrow\n")
@@ -112,6 +122,10 @@ def test_a_misspelt_pass(run: Run) -> None:
 
 def test_targets_and_ops(run: Run) -> None:
     record = json.loads(run("targets", "--json").out)
-    assert [row["name"] for row in record["targets"]] == ["cpu", "cuda", "portable"]
+    assert [row["name"] for row in record["targets"]] == ["cpu", "cuda", "tensorrt", "portable"]
+    for row in record["targets"]:
+        types = row["quantize"]
+        assert row["name"] in run("targets").out and types["weights"] and types["activations"]
+    assert record["targets"][0]["quantize"]["activations"][0] == "uint8"
     assert {row["name"]: row["runs_here"] for row in record["targets"]}["cpu"] is True
     assert json.loads(run("ops", "--json").out)["ops"] == []
