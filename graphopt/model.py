@@ -30,6 +30,7 @@ from graphopt.model_shapes import check_proto_shapes, infer_shapes
 __all__ = [
     "check",
     "clone",
+    "digest",
     "file_info",
     "infer_shapes",
     "load",
@@ -241,6 +242,23 @@ def serialize(model: ir.Model) -> bytes:
     with model_proto.replaced(changes):
         proto = model_proto.to_proto(model)
     return model_proto.to_bytes(proto)
+
+
+def digest(model: ir.Model) -> str:
+    """SHA-256 of all that a model says and of its weights, which are read one at a time.
+
+    Raises:
+        ModelError: The model cannot be written, or its external data not be read.
+    """
+    weights = model_proto.without_weights(model, EXTERNAL_TENSOR)
+    tensors = [(place, tensor) for place, tensor in model_proto.tensors(model) if place in weights]
+    found = hashlib.sha256()
+    with model_proto.replaced(weights):
+        found.update(model_proto.to_bytes(model_proto.to_proto(model)))
+    for place, tensor in tensors:
+        adopted = _adopted(tensor, _place(place)) if isinstance(tensor, ir.ExternalTensor) else tensor
+        found.update(adopted.tobytes())
+    return found.hexdigest()
 
 
 def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None = None) -> None:

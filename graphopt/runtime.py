@@ -48,6 +48,11 @@ FATAL_ON_EMPTY = frozenset({"Attention", "Einsum", "GRU", "GroupQueryAttention",
 """Operators that end the whole process on inputs of size 0 (onnxruntime 1.31: an abort, a division by zero)."""
 
 
+def version() -> str:
+    """Return the version of onnxruntime: others may round differently."""
+    return onnxruntime.__version__
+
+
 def fatal_on_empty(model: ir.Model) -> str | None:
     """Return an operator of the model that must not be given inputs of size 0, or ``None``."""
     graphs = [model.graph, *(function.graph for function in model.functions.values())]

@@ -1,0 +1,121 @@
+"""Hands that are actors of a Ray cluster: the same clerks as in processes, somewhere else.
+
+The machines of a cluster must have graphopt and the same onnxruntime; that activations are the same bits everywhere
+also takes processors of the same kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from graphopt.calibrate.counting import Nonfinite, Tally
+from graphopt.calibrate.crew import Clerk
+from graphopt.calibrate.watch import Part
+from graphopt.errors import DependencyError, GraphoptError
+
+LOCAL = "local"
+"""The address that starts a cluster on this machine and ends it afterwards."""
+
+
+@contextlib.contextmanager
+def actors(address: str, workers: int, part: Part, nonfinite: Nonfinite, sign: bool) -> Iterator[list[RayHand]]:
+    """Give hands on a cluster, for as long as the block lasts.
+
+    Args:
+        address: Of the cluster, or ``local``.
+        workers: So many; 1: as many as the cluster has processors.
+        part: What they run.
+        nonfinite: See :class:`~graphopt.calibrate.counting.Counting`.
+        sign: See there.
+
+    Raises:
+        DependencyError: Ray is not installed, or there is no such cluster.
+    """
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError as error:
+        raise DependencyError("Ray is not installed", help="pip install 'graphopt[ray]', or use --workers") from error
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            ray.init(
+                address=None if address == LOCAL else address, log_to_driver=False, configure_logging=False,
+                **({"include_dashboard": False} if address == LOCAL else {}),
+            )  # fmt: skip
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise DependencyError(
+                f"no Ray cluster at {address!r}: {error}", help="start one with `ray start --head`, or use local"
+            ) from error
+    hands: list[RayHand] = []
+    try:
+        model = ray.put(_files(part))
+        many = workers if workers > 1 else max(1, int(ray.cluster_resources().get("CPU", 1)))
+        actor = ray.remote(num_cpus=1)(RemoteClerk)
+        for _ in range(many):
+            hands.append(RayHand(ray, actor.remote(), model, replace(part, model=""), nonfinite, sign))
+        yield hands
+    finally:
+        for hand in hands:
+            hand.close()
+        if ours:
+            ray.shutdown()
+
+
+class RemoteClerk(Clerk):
+    """A clerk that gets the model as bytes."""
+
+    def start_from(self, files: Mapping[str, bytes], part: Part, nonfinite: Nonfinite, sign: bool) -> Any:
+        """Write the files of the part and load it."""
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            for name, data in files.items():
+                Path(folder, name).write_bytes(data)
+            return self.start(replace(part, model=str(Path(folder, "part.onnx"))), nonfinite, sign)
+
+
+class RayHand:
+    """An actor that counts."""
+
+    def __init__(self, ray: Any, actor: Any, files: Any, part: Part, nonfinite: Nonfinite, sign: bool) -> None:
+        """Take an actor that was not started yet; ``files`` are those of the part, in Ray's store."""
+        self._ray, self._actor = ray, actor
+        self._first: Any = actor.start_from.remote(files, part, nonfinite, sign)
+
+    def take(self, number: int, feeds: Mapping[str, Any]) -> None:
+        """Run and count a batch."""
+        self._ask(self._actor.take, number, dict(feeds))
+
+    def tally(self) -> Tally:
+        """Return what was counted so far."""
+        return self._ask(self._actor.tally)
+
+    def close(self) -> None:
+        """End the actor at once."""
+        with contextlib.suppress(Exception):  # it, or the cluster, is gone already
+            self._ray.kill(self._actor)
+
+    def _ask(self, method: Any, *arguments: Any) -> Any:
+        if self._first is not None:
+            self._get(self._first)
+            self._first = None
+        return self._get(method.remote(*arguments))
+
+    def _get(self, reference: Any) -> Any:
+        try:
+            answer, failure = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            raise GraphoptError(f"an actor of the calibration ended: {error}", help="see the logs of Ray") from error
+        if failure is not None:
+            raise failure
+        return answer
+
+
+def _files(part: Part) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        part.stored(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}

@@ -1,0 +1,134 @@
+"""One pair of hands of a calibration: runs batches of one model and counts what the watched values hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from graphopt.calibrate.accumulator import Accumulator
+from graphopt.calibrate.histogram import Histogram
+from graphopt.calibrate.watch import Part, Tap
+from graphopt.errors import ModelError, UsageError
+
+Nonfinite = Literal["refuse", "count"]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What was counted, and of which data; ``a + b`` of different batches is that of both.
+
+    Attributes:
+        histograms: By name of the value.
+        batches: Number of a batch to the SHA-256 of its arrays; empty where nobody asked for it.
+        count: How many batches.
+    """
+
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    batches: Mapping[int, str] = field(default_factory=dict)
+    count: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        names = {**self.histograms, **other.histograms}
+        return Tally(
+            {n: self.histograms.get(n, Histogram()) + other.histograms.get(n, Histogram()) for n in names},
+            {**self.batches, **other.batches},
+            self.count + other.count,
+        )
+
+
+class Counting:
+    """Takes batches and keeps a tally of them."""
+
+    def __init__(self, part: Part, *, nonfinite: Nonfinite = "refuse", sign: bool = False) -> None:
+        """Load the part of a model.
+
+        Args:
+            part: What to run.
+            nonfinite: What to do about NaN and infinities: refuse them, or count them apart in the histogram.
+            sign: Keep the SHA-256 of each batch.
+
+        Raises:
+            ModelError: onnxruntime refuses the model.
+        """
+        self._tap = Tap(part)
+        self._nonfinite = nonfinite
+        self._sign = sign
+        self._found = {name: Accumulator() for name in part.order}
+        self._batches: dict[int, str] = {}
+        self._count = 0
+
+    def take(self, number: int, feeds: Mapping[str, Any]) -> None:
+        """Run a batch and count it.
+
+        Raises:
+            ModelError: The model does not run; an activation is NaN or infinite.
+        """
+        self.count(number, feeds, self.run(number, feeds))
+
+    def run(self, number: int, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return the arrays of the watched values, none of a batch without samples; nothing is counted."""
+        if is_empty(feeds):
+            return {}
+        try:
+            return self._tap(feeds)
+        except ModelError as error:
+            error.where = f"batch {number} of the data" + (f", {error.where}" if error.where else "")
+            raise
+
+    def count(self, number: int, feeds: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Count what ``run`` returned.
+
+        Raises:
+            ModelError: An activation is NaN or infinite; the first such tensor in the order of the model is named.
+        """
+        for name in self._tap.part.order if arrays else ():
+            try:
+                wrong = self._found[name].add(arrays[name])
+            except TypeError as error:
+                raise UsageError(f"the value {name!r} has no histogram: it is {arrays[name].dtype}") from error
+            if wrong and self._nonfinite == "refuse":
+                raise _refusal(name, self._tap.part.writers[name], arrays[name], number, feeds)
+        if self._sign:
+            self._batches[number] = signature(feeds)
+        self._count += 1
+
+    def tally(self) -> Tally:
+        """Return what was counted so far."""
+        return Tally({name: one.result() for name, one in self._found.items()}, dict(self._batches), self._count)
+
+
+def is_empty(feeds: Mapping[str, Any]) -> bool:
+    """Tell whether a batch has no samples: the first axis of every input has none."""
+    shapes = [np.shape(array) for array in feeds.values()]
+    return bool(shapes) and all(shape and not shape[0] for shape in shapes)
+
+
+def signature(feeds: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the names, types, shapes and numbers of a batch."""
+    digest = hashlib.sha256()
+    for name in sorted(feeds):
+        array = np.asarray(feeds[name], order="C")
+        digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
+        digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
+    return digest.hexdigest()
+
+
+def _refusal(name: str, writer: str, array: np.ndarray, number: int, feeds: Mapping[str, Any]) -> ModelError:
+    x = array if array.dtype.kind == "f" else array.astype(np.float64)
+    wrong = ~np.isfinite(x)
+    first = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+    kind = "NaN" if np.isnan(x[first]) else "infinite"
+    sizes = {np.shape(one)[:1] for one in feeds.values()}
+    where = f"batch {number} of the data"
+    if array.ndim and sizes == {array.shape[:1]}:
+        samples = int(wrong.reshape(len(wrong), -1).any(1).sum())
+        where = f"sample {int(first[0])} of {where}" + (f" and {samples - 1} more of its samples" * (samples > 1))
+    return ModelError(
+        f"{int(wrong.sum())} of the {wrong.size} numbers of {name!r}, {writer}, are not finite; the first is {kind}",
+        where,
+        "leave that sample out, or repair the model; a mask of -inf stays in float when its node is excluded",
+    )
