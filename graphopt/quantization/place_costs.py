@@ -1,10 +1,12 @@
-"""What a node costs in float and on integers, and what a border costs, from shapes alone."""
+"""Which nodes run on integers: what they and the borders between them cost, from shapes alone."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
 from graphopt import dims
+from graphopt.quantization.place_candidates import Candidates
+from graphopt.quantization.place_cut import NEVER, Cut
 from graphopt.quantization.tables.rows import Costs, Row
 
 _BATCH = 1
@@ -12,6 +14,46 @@ _OPEN = 32
 """What a size is taken for that is not known: the first axis (a batch of one), any other (a sentence)."""
 
 _SHAPELESS = 4096
+
+
+def cheapest(found: Candidates) -> set[ir.Node]:
+    """Return the candidates that run on integers at the least cost.
+
+    A value is quantized once, whoever reads it on integers, and dequantized once for those who do not.
+    """
+    net = Cut()
+    figures = found.table.costs
+    read: dict[ir.Value, list[ir.Node]] = {}
+    for node, row in found.rows.items():
+        slow, fast = of_node(node, row, figures)
+        net.side(node, first=fast, second=slow)
+        for value in found.activations(node, row):
+            read.setdefault(value, []).append(node)
+    for value, readers in read.items():
+        q, dq = of_borders(value, figures)
+        owner = found.owner.get(value)
+        for reader in readers:
+            net.border(reader, ("read", value), NEVER)
+        net.border(("read", value), owner, q)
+        if owner is None or not found.writes_integers(owner):
+            continue
+        if _read_in_float(value, readers):
+            net.border(owner, None, dq)
+        else:
+            net.border(owner, ("whole", value), dq)
+            for reader in readers:
+                net.border(("whole", value), reader, NEVER)
+    for node in found.rows:
+        if found.writes_integers(node):
+            for value in (found.written[out] for out in node.outputs):
+                if value not in read:
+                    net.border(node, None, of_borders(value, figures)[1])
+    return {what for what in net.solve() if isinstance(what, ir.Node)}
+
+
+def _read_in_float(value: ir.Value, readers: list[ir.Node]) -> bool:
+    known = set(readers)
+    return value.is_graph_output() or any(use.node not in known for use in value.uses())
 
 
 def elements(value: ir.Value | None) -> float:

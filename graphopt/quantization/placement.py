@@ -84,3 +84,5 @@ class Placement:
     weights: dict[ir.Value, Weight] = field(default_factory=dict)
     biases: list[Bias] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
+    guarded: list[ir.Node] = field(default_factory=list)
+    """Nodes in float that the runtime would quantize by itself, as they stand between DQ and Q; see ``guard.py``."""

@@ -79,8 +79,11 @@ def _rewrite(node: ir.Node, edit: Edit) -> None:
     pooled = edit.node(
         "GlobalAveragePool", [value], place, f"{out.name}_pooled", [*known[:2], *[1] * (len(known) - 2)], out
     )
+    pool = pooled.producer()
+    assert pool is not None
     if not node.attributes.get_int("keepdims", 1):
         axis = [ir.AttrInt64("axis", 1)]
         pooled = edit.node("Flatten", [pooled], place, f"{out.name}_flat", known[:2], out, axis)
     edit.stand_in(out, pooled, list(out.uses()))
     edit.graph.remove(node, safe=True)
+    pool.name = node.name  # who names the mean in an option means this one

@@ -106,11 +106,14 @@ def _rewrite(add: ir.Node, node: ir.Node, bias: np.ndarray, edit: Edit, merged: 
     flat = merged[x] if len(front) > 1 else x
     row = edit.constant(bias, f"{out.name}_bias")
     result = edit.node("Gemm", [flat, weight, row], place, f"{out.name}_product", [rows, bias.size], out)
+    gemm = result.producer()
+    assert gemm is not None
     if len(front) > 1:
-        shape = edit.constant(
-            np.array([*[size if isinstance(size, int) else -1 for size in front], bias.size]), "shape"
-        )
+        sizes = [*[size if isinstance(size, int) else -1 for size in front], bias.size]
+        shape = edit.constant(np.array(sizes), f"{out.name}_shape")
         result = edit.node("Reshape", [result, shape], place, str(out.name), [*front, bias.size], out)
     edit.stand_in(out, result, list(out.uses()))
     edit.graph.remove(add, safe=True)
+    edit.graph.remove(node, safe=True)
+    gemm.name = node.name  # who names the product in an option means this one
     return True

@@ -67,4 +67,5 @@ TABLE = Table(
     ROWS,
     activations=("uint8", "none", "uint7", "uint6", "uint5", "uint4", "uint3", "levels"),
     weights=("int8", "int7", "int6", "int5", "int4", "int3", "ternary", "levels"),
+    takes=frozenset({"Conv", "ConvTranspose", "Gemm"}),
 )

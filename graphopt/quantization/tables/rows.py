@@ -83,6 +83,7 @@ class Table:
         symmetric: The zero point of activations is 0.
         bias: Whether the runtime wants the bias as int32 or as float.
         absorbs: Whether Relu and Clip are dropped by the Q behind them.
+        takes: Operators that the runtime quantizes by itself where they stand in float between DQ and Q.
         costs: What decides about borders.
         reasons: Why a type is refused, by its name, where there is more to say than that it is.
     """
@@ -93,5 +94,6 @@ class Table:
     symmetric: bool = False
     bias: Literal["int32", "float"] = "int32"
     absorbs: bool = True
+    takes: frozenset[str] = frozenset()
     costs: Costs = field(default_factory=Costs)
     reasons: Mapping[str, str] = field(default_factory=dict)
