@@ -70,6 +70,7 @@ def session(
     threads: int = 1,
     provider: str = "cpu",
     lean: bool = True,
+    written: str | os.PathLike[str] | None = None,
 ) -> onnxruntime.InferenceSession:
     """Load a model into onnxruntime.
 
@@ -79,6 +80,7 @@ def session(
         threads: Threads inside an operator. Operators always run one after the other.
         provider: ``cpu`` or ``cuda``.
         lean: Hand memory back after each run and never spin while waiting. Measurements turn it off.
+        written: A file for the graph that onnxruntime makes of the model and really runs.
 
     Returns:
         A session that is ready to run.
@@ -101,6 +103,10 @@ def session(
     else:
         # Threads of one session may spin during its runs, as in production, but not during the next session's.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+    if written is not None:
+        options.optimized_model_filepath = os.fspath(written)
+        # Beside the graph: one message has room for 2 GB.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not isinstance(model, ir.Model):
@@ -121,6 +127,21 @@ def session(
             help="check the driver and the libraries onnxruntime-gpu needs, or use --provider cpu",
         )
     return created
+
+
+def optimized(model: ir.Model | str | os.PathLike[str], *, provider: str = "cpu") -> ir.Model:
+    """Return the graph that onnxruntime makes of a model and really runs: operators fused, integer kernels chosen.
+
+    Its weights are gone: it is there to be looked at.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+        DependencyError: The provider is not there.
+    """
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        session(model, provider=provider, written=path)
+        return ir.load(path)
 
 
 def run(session: onnxruntime.InferenceSession, feeds: Mapping[str, Any]) -> list[Any]:
