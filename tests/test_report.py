@@ -11,19 +11,22 @@ import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from graphopt.errors import GraphoptError
-from graphopt.report import files, html, table, words
+from graphopt.report import drawing, files, html, plots, table, table_quantized, words
 from graphopt.report import json as report_json
+from graphopt.report.quantized import Drawing, NodeRow, QuantizeReport, TensorRow, worst
 from graphopt.report.schema import (
     AxisRow,
     FileInfo,
     ForcedRow,
     MaskRow,
+    Measure,
     Moves,
     PassRow,
     Report,
@@ -49,8 +52,43 @@ PROMISED = {
     "gathers": {"inserted", "remaining"},
     "passes": {"name", "seconds", "changed", "nodes_before", "nodes_after", "parameters_after"},
     "verify": {"passed", "samples", "shapes", "outputs"},
+    "quantize": {"tensors", "integer_nodes", "float_nodes", "output_sqnr_db"},
     "warnings": {"code", "message", "node", "source_line"},
 }
+
+
+def quantization() -> QuantizeReport:
+    """Everything that can be said about a quantization, at least once."""
+    return QuantizeReport(
+        tensors=[
+            TensorRow(
+                "x<0>", "uint8", 0.0125, 131, 3.75e-5, 41.25, "mse", "activation", "Conv c<1>",
+                low=-1.6375, high=1.55, minimum=-1.875, maximum=1.625,
+            ),
+            TensorRow(
+                "w", "int4", [0.25, 0.5], [0, 3], 0.000625, 19.5, "minmax", "weight", "MatMul m", axis=1, block=32,
+                low=-2.125, high=3.5, minimum=-2.0625, maximum=3.375,
+            ),
+            TensorRow("bytes", "uint8", 0.00390625, 0, 0.0, None, "mse", "activation", "graph input", high=0.99609375),
+        ],
+        integer_nodes=19,
+        float_nodes=23,
+        output_sqnr_db=27.75,
+        method="mse",
+        weights="int4, int8",
+        activations="uint8",
+        batches=43,
+        measured_kernels=True,
+        nodes=[
+            NodeRow("conv_7", "Conv", "QLinearConv", "uint8 x int8 -> uint8", "", "net.py:31"),
+            NodeRow("tanh_8", "Tanh", None, "", "no integer kernel <here>", None),
+        ],
+        recovery=["bias-correction: 17 biases"],
+        worst=[
+            Drawing("w", "weight", "int4", 19.5, -9.5, 8.25, [3, 0, 1013, 2], -8.0, 7.0, "steps"),
+            Drawing("x<0>", "activation", "uint8", 41.25, -1.875, 1.625, [0, 5, 2027], -1.6375, 1.55),
+        ],
+    )  # fmt: skip
 
 
 def full() -> Report:
@@ -76,6 +114,8 @@ def full() -> Report:
             [OutputRow("logits", 3.5e-6, 2.5e-7, 1e-4, "sample 2, [0, 3]", "a note")],
             skipped=["batch 0: refused by Conv"],
         ),
+        measure=Measure(3.5, 1.25, 0.375, "quantized"),
+        quantize=quantization(),
         warnings=[WarningRow("nan-under-mask", "W holds NaN", "conv_3", "net.py:12")],
     )
 
@@ -154,7 +194,8 @@ def test_html_shows_every_value_of_the_json() -> None:
         elif isinstance(leaf, int):
             written = (f"{leaf:,}", words.size(leaf), str(leaf))
         elif isinstance(leaf, float):
-            written = (f"{leaf:.3f}", words.error(leaf), words.seconds(leaf))
+            written = (f"{leaf:.3f}", words.error(leaf), words.seconds(leaf), f"{leaf:.4g}", f"{leaf:.3e}")
+            written = (*written, words.decibels(leaf))
         else:
             written = (str(leaf),)
         assert any(form in text for form in written), leaf
@@ -201,6 +242,120 @@ def test_table_names_what_stays_and_who_forces_it() -> None:
     for expected in ("1,000,003", "250,007", "-75.0 %", "m</script>", "y_9", "the graph output y", "nan-under-mask"):
         assert expected in text
     assert "net.py:12" in text and "verified" in text and "3.5e-06" in text
+
+
+def quantized(report: Report, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
+    table_quantized.show(report, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_table_of_a_quantization() -> None:
+    assert quantized(dataclasses.replace(full(), warnings=[])).splitlines() == [
+        "                     float  quantized                    ",
+        "constants           4.0 MB     1.0 MB  -75.0 %           ",
+        "file               54.3 kB    12.3 kB  -77.3 %           ",
+        "latency             3.5 ms    1.25 ms  2.67 times as fast",
+        "integer operators        0   19 of 42                    ",
+        "output SQNR                   27.8 dB  the worst output  ",
+        "bias-correction: 17 biases",
+        "",
+        "The tensors that lose most",
+        "tensor  of         type                             SQNR  range          seen          ",
+        "w       MatMul m   int4, axis 1 in blocks of 32  19.5 dB  -2.125 … 3.5   -2.062 … 3.375",
+        "x<0>    Conv c<1>  uint8                         41.2 dB  -1.637 … 1.55  -1.875 … 1.625",
+        "",
+        "In float: 1 of 2",
+        "operators  for example  why                     ",
+        "        1  tanh_8       no integer kernel <here>",
+    ]
+
+
+def test_table_of_a_quantization_that_was_declined() -> None:
+    report = Report(quantize=QuantizeReport(declined="whatever was tried is slower than float"))
+    text = quantized(report)
+    assert "not quantized: whatever was tried is slower than float" in text
+    assert "lose most" not in text and "In float" not in text and "output SQNR" not in text
+    assert "not quantized" not in quantized(full())
+
+
+def test_table_says_where_figures_are_planned_only() -> None:
+    assert "as placed" not in quantized(full())
+    assert "as placed" in quantized(Report(quantize=dataclasses.replace(quantization(), measured_kernels=False)))
+
+
+def test_reasons_are_counted_and_cut() -> None:
+    many = [NodeRow(f"n{i}_{j}", "Tanh", None, "", f"reason {i}") for i in range(9) for j in range(i + 1)]
+    text = quantized(Report(quantize=QuantizeReport(nodes=many)))
+    assert "reason 8" in text and "n8_0" in text and "reason 0" not in text and "… and 1 more" in text
+    assert text.index("reason 8") < text.index("reason 1")
+    assert "more" not in quantized(Report(quantize=QuantizeReport(nodes=many[1:])))
+
+
+def test_worst_are_those_with_the_least_signal_to_noise() -> None:
+    rows = quantization().tensors
+    assert [row.name for row in worst(rows)] == ["w", "x<0>"]  # bytes are exact, and never the worst
+    assert [row.name for row in worst(rows, 1)] == ["w"]
+    assert worst([]) == []
+
+
+@pytest.mark.parametrize("counts", [[], [0], [1], [0, 0, 7], list(range(97))])
+def test_a_histogram_is_drawn(counts: list[int]) -> None:
+    one = Drawing("a<b", "activation", "uint8", 30.0, -1.0, 3.0, counts, -0.5, 2.0)
+    picture = drawing.svg(one, alone=True)
+    root = ElementTree.fromstring(picture)
+    space = "{http://www.w3.org/2000/svg}"
+    bars = root.findall(f"{space}rect")
+    assert len(bars) == sum(count > 0 for count in counts)
+    assert "a&lt;b" in picture and "from -0.5" in picture and "to 2" in picture
+    lines = [float(line.attrib["x1"]) for line in root.findall(f"{space}line") if "class" not in line.attrib]
+    left, right = 10, drawing.WIDTH - 10
+    assert lines == pytest.approx([left + 0.5 / 4 * (right - left), left + 3 / 4 * (right - left)], abs=0.06)
+    for bar in bars:  # inside of the frame, and coloured by which side of the range its middle is on
+        start, width = float(bar.attrib["x"]), float(bar.attrib["width"])
+        assert left - 0.1 <= start and start + width <= right + 0.6
+        inside = lines[0] <= start + width / 2 + 0.3 <= lines[1] + 0.6
+        if abs(start + width / 2 - lines[0]) > 4 and abs(start + width / 2 - lines[1]) > 4:
+            assert bar.attrib["class"] == ("kept" if inside else "clipped")
+
+
+def test_heights_are_logarithmic() -> None:
+    picture = drawing.svg(Drawing("a", "weight", "int8", None, 0.0, 2.0, [99, 9999], 0.0, 2.0))
+    low, high = (float(found) for found in re.findall(r'<rect [^>]*? height="([\d.]+)"', picture))
+    assert high / low == pytest.approx(math.log(10000) / math.log(100), abs=0.01)
+
+
+def test_a_range_that_is_wider_than_the_numbers_is_in_the_picture() -> None:
+    one = Drawing("a", "weight", "int8", None, 0.0, 1.0, [1, 1], -2.0, 2.0)
+    assert drawing.frame(one) == (-2.0, 2.0)
+    assert drawing.frame(dataclasses.replace(one, clip_low=0.25, clip_high=0.5)) == (0.0, 1.0)
+    assert "no error" in drawing.title(one)
+
+
+def test_pictures_have_names_that_every_file_system_takes(tmp_path: Path) -> None:
+    names = ["/a/b", "/a:b", "..", "é" * 300]
+    one = Drawing("", "weight", "int8", None, 0.0, 1.0, [1], 0.0, 1.0)
+    written = plots.write([dataclasses.replace(one, name=name) for name in names], tmp_path / "pictures")
+    svgs = [path for path in written if path.suffix == ".svg"]
+    assert len(svgs) == len(set(svgs)) == 4
+    assert all(path.parent == tmp_path / "pictures" and path.is_file() for path in written)
+    with pytest.raises(GraphoptError, match="cannot make the folder"):
+        plots.write([one], tmp_path / "missing" / "pictures")
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (0.5, "5.000e-01"),
+        ([0.5, 0.25], "2 scales, 2.500e-01 … 5.000e-01"),
+        ([0.5, 0.5], "2 scales, 5.000e-01"),
+        ([], "none"),
+        (None, "one a block"),
+        (7, "7"),
+    ],
+)
+def test_spread(found: float | list[float] | None, said: str) -> None:
+    assert words.spread(found, "scales") == said
 
 
 def test_table_says_it_when_verification_failed() -> None:

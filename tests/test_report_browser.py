@@ -17,6 +17,7 @@ from PIL import Image
 import graphopt
 from graphopt.report import html, words
 from graphopt.report.schema import Report
+from tests.cli.test_quantize import images, two_convolutions
 from tests.passes.models import chain, model, weight
 from tests.passes.models import conv as convolution
 from tests.test_report import full
@@ -101,7 +102,14 @@ def scattered() -> Report:
     return report
 
 
-REPORTS = {"chain": optimized, "scatter": scattered, "every field": full}
+def quantized() -> Report:
+    """A report of a real quantization, with its histograms."""
+    report = graphopt.quantize(two_convolutions(), [{"x": images(8)}], measure=False).report
+    assert report.quantize is not None and len(report.quantize.worst) > 1
+    return report
+
+
+REPORTS = {"chain": optimized, "scatter": scattered, "quantized": quantized, "every field": full}
 
 
 @pytest.mark.parametrize("case", REPORTS)
@@ -133,12 +141,22 @@ def test_every_figure_of_the_json_is_seen(case: str, tmp_path: Path) -> None:
     for title, part in (("Scatters", "scatters"), ("Gathers", "gathers")):
         assert seen.rows(title) == [[row["value"], row["forced_by"]] for row in record[part]["remaining"]]
     outputs = seen.rows("Verification")
-    for row, entry in zip(outputs, record["verify"]["outputs"], strict=True):
+    for row, entry in zip(outputs, (record["verify"] or {"outputs": []})["outputs"], strict=True):
         assert row[:4] == [entry["name"], *(words.error(entry[key]) for key in ("max_abs", "max_rel", "tolerance"))]
     for text in _texts(record):
         assert text in seen.words, text
-    # One pair of bars a size, an operator, an axis; one column a pass and one for the input.
-    assert seen.bars == 2 * (len(sizes) + len(kinds) + len(record["axes"])) + len(record["passes"]) + 1
+    quantize = record["quantize"] or {"tensors": [], "nodes": [], "worst": []}
+    tensors = seen.rows("Quantized tensors")
+    assert [row[0] for row in tensors] == [row["name"] for row in quantize["tensors"]]
+    for row, entry in zip(tensors, quantize["tensors"], strict=True):
+        assert {entry["kind"], entry["node"], entry["method"], words.error(entry["mse"])} <= set(row)
+        assert words.decibels(entry["sqnr_db"]) in row and row[3].startswith(entry["dtype"])
+    operators_of = seen.rows("Quantized operators")
+    assert [row[:2] for row in operators_of] == [[row["name"], row["op_type"]] for row in quantize["nodes"]]
+    drawn = sum(count > 0 for one in quantize["worst"] for count in one["counts"])
+    # One pair of bars a size, an operator, an axis; one column a pass and one for the input; bars of histograms.
+    pairs = len(sizes) + len(kinds) + len(record["axes"])
+    assert seen.bars == 2 * pairs + len(record["passes"]) + 1 + drawn
 
 
 def _shown(value: object) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from graphopt.report import html_quantized, words
 from graphopt.report.files import write as write_text
-from graphopt.report.schema import FileInfo, Moves, PassRow, Report, Stats
+from graphopt.report.schema import FileInfo, Measure, Moves, PassRow, Report, Stats
 
 
 def write(report: Report, path: str | os.PathLike[str]) -> None:
@@ -34,6 +34,7 @@ def render(report: Report) -> str:
         _section("Scatters", _moves(report.scatters)),
         _section("Gathers", _moves(report.gathers)),
         _section("Verification", _verification(report)),
+        _section("Latency", _latency(report.measure)),
         _section("Quantization", html_quantized.summary(report.quantize)),
         _section("Quantized operators", html_quantized.operators(report.quantize, _table)),
         _section("Quantized tensors", html_quantized.tensors(report.quantize, _table)),
@@ -267,6 +268,16 @@ def _verification(report: Report) -> str:
             for row in verify.outputs
         ),
         numbers=(1, 2, 3),
+    )
+
+
+def _latency(measure: Measure | None) -> str:
+    if measure is None:
+        return ""
+    return (
+        f"<p>Medians of runs in turn on one thread: {words.milliseconds(measure.input_ms)} → "
+        f"{words.milliseconds(measure.output_ms)}, {measure.ratio:.3f} times the input's latency "
+        f"(kept: {escape(measure.way)}).</p>"
     )
 
 

@@ -31,8 +31,8 @@ def summary(found: QuantizeReport | None) -> str:
         lines.append("<h3>The tensors that lose most</h3>")
         lines.append('<p class="soft">Heights are logarithmic; between the lines is what the type can hold.</p>')
     lines += [
-        f"<figure>{svg(one)}<figcaption><code>{escape(one.name)}</code> ({one.kind}): {escape(title(one))}"
-        "</figcaption></figure>"
+        f"<figure>{svg(one)}<figcaption><code>{escape(one.name)}</code> ({one.kind}, counted by {one.unit}): "
+        f"{escape(title(one))}</figcaption></figure>"
         for one in found.worst
     ]
     return "\n".join(lines)

@@ -47,25 +47,31 @@ def _plain(name: str) -> str:
 
 def _png(drawing: Drawing) -> bytes:
     import io
+    import math
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = Figure(figsize=(8, 3))
     FigureCanvasAgg(figure)  # no window, whatever the user's settings
-    axes = figure.subplots()
+    axes = figure.add_axes((0.09, 0.17, 0.89, 0.7))
     width = (drawing.high - drawing.low) / max(len(drawing.counts), 1)
-    starts = [drawing.low + index * width for index in range(len(drawing.counts))]
-    inside = [drawing.clip_low <= start + width / 2 <= drawing.clip_high for start in starts]
-    axes.bar(starts, drawing.counts, width, align="edge", color=["#1f7a5c" if kept else "#b3261e" for kept in inside])
+    edges = [drawing.low + index * width for index in range(len(drawing.counts) + 1)]
+    heights = [math.log10(1 + count) for count in drawing.counts]
+    inside = [drawing.clip_low <= edge + width / 2 <= drawing.clip_high for edge in edges[:-1]]
+    for kept, colour in ((True, "#1f7a5c"), (False, "#b3261e")):
+        of_this = [height if one is kept else 0.0 for height, one in zip(heights, inside, strict=True)]
+        axes.stairs(of_this, edges, fill=True, color=colour)
     for end in (drawing.clip_low, drawing.clip_high):
         axes.axvline(end, color="#1c2430", linewidth=1)
-    axes.set_yscale("symlog", linthresh=1)
-    axes.set_ylim(bottom=0)
+    powers = range(1, 2 + math.ceil(max(heights, default=0.0)))
+    axes.set_yticks([math.log10(1 + 10**power) for power in powers], [f"{10**power:,}" for power in powers])
+    axes.set_ylim(0, 1.05 * max(heights, default=0.0) or 1.0)
     axes.set_xlim(*frame(drawing))
     axes.set_title(f"{drawing.name}: {title(drawing)}", fontsize=9, parse_math=False)
-    axes.set_xlabel("value" if drawing.unit == "value" else "steps of the channel's scale")
-    axes.set_ylabel("count")
+    axes.set_xlabel("value" if drawing.unit == "value" else "steps of the channel's scale", fontsize=9)
+    axes.set_ylabel("count", fontsize=9)
+    axes.tick_params(labelsize=8)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     return stream.getvalue()
