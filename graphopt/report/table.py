@@ -32,8 +32,8 @@ def show(report: Report, console: Console) -> None:
     show_moves("Gathers", report.gathers, console)
     show_warnings(report.warnings, console)
     if report.verify is not None:
-        show_verification(report.verify, console)
-    if report.measure is not None:
+        show_verification(report.verify, console, "" if report.quantize is None else " before it was quantized")
+    if report.measure is not None and report.quantize is None:
         show_measure(report.measure, console)
 
 
@@ -142,12 +142,12 @@ def show_warnings(rows: Sequence[WarningRow], console: Console, limit: int | Non
     show_rest(len(rows), console, limit)
 
 
-def show_verification(verify: VerifyReport, console: Console) -> None:
-    """The same function or not, how close, why not, and which sizes were left out."""
+def show_verification(verify: VerifyReport, console: Console, when: str = "") -> None:
+    """The same function or not (`when` it was compared), how close, why not, and which sizes were left out."""
     worst = max((row.max_abs for row in verify.outputs), default=0.0)
     if verify.passed:
         console.print(
-            f"\nverified: the same function on {verify.samples} samples in onnxruntime, "
+            f"\nverified{when}: the same function on {verify.samples} samples in onnxruntime, "
             f"worst difference {words.error(worst)}",
             style="green",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -18,15 +18,23 @@ REASONS = 8
 
 def show(report: Report, console: Console) -> None:
     """Prints size, latency, integer operators, error of the outputs; the worst tensors; what stays in float."""
-    show_part(report, console)
+    found = report.quantize
+    assert found is not None
+    console.print(_comparison([*_sizes(report), *_figures(report, found)]))
+    _show_rest(found, console)
     table.show_warnings(report.warnings, console)
 
 
 def show_part(report: Report, console: Console) -> None:
-    """Prints the same without the warnings, where something else prints these."""
+    """Prints the same without sizes and warnings, where something else prints these."""
     found = report.quantize
     assert found is not None
-    console.print(_sizes(report, found))
+    console.print("\nQuantized")
+    console.print(_comparison(_figures(report, found)))
+    _show_rest(found, console)
+
+
+def _show_rest(found: QuantizeReport, console: Console) -> None:
     if found.declined is not None:
         console.print(f"\nnot quantized: {found.declined}", style="yellow")
     for line in found.recovery:
@@ -67,14 +75,24 @@ def show_float(rows: Sequence[NodeRow], console: Console) -> None:
     table.show_rest(len(number), console, REASONS)
 
 
-def _sizes(report: Report, found: QuantizeReport) -> Table:
-    """Before against after: constants, files, latency, integer operators, error of the outputs."""
+def _comparison(rows: Iterable[Sequence[str]]) -> Table:
+    return table.listing(("", "float", "quantized", ""), rows, numbers=(1, 2))
+
+
+def _sizes(report: Report) -> list[tuple[str, str, str, str]]:
+    """Before against after: constants, files."""
     rows = []
     before, after = report.before.initializer_bytes, report.after.initializer_bytes
     rows.append(("constants", words.size(before), words.size(after), words.change(before, after)))
     old, new = report.input.bytes, None if report.output is None else report.output.bytes
     if old is not None or new is not None:
         rows.append(("file", words.size(old), words.size(new), words.change(old, new)))
+    return rows
+
+
+def _figures(report: Report, found: QuantizeReport) -> list[tuple[str, str, str, str]]:
+    """Before against after: latency, integer operators, error of the outputs."""
+    rows = []
     measure = report.measure
     if measure is not None:
         faster = f"{1 / measure.ratio:.2f} times as fast" if measure.ratio else ""
@@ -84,7 +102,7 @@ def _sizes(report: Report, found: QuantizeReport) -> Table:
     rows.append(("integer operators", "0", f"{found.integer_nodes:,} of {total:,}", note))
     if found.output_sqnr_db is not None:
         rows.append(("output SQNR", "", words.decibels(found.output_sqnr_db), "the worst output"))
-    return table.listing(("", "float", "quantized", ""), rows, numbers=(1, 2))
+    return rows
 
 
 def _show_worst(found: QuantizeReport, console: Console) -> None:
