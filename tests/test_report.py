@@ -20,7 +20,7 @@ from rich.console import Console
 from graphopt.errors import GraphoptError
 from graphopt.report import drawing, files, html, plots, table, table_quantized, words
 from graphopt.report import json as report_json
-from graphopt.report.quantized import Drawing, NodeRow, QuantizeReport, TensorRow, worst
+from graphopt.report.quantized import Drawing, FidelityRow, NodeRow, QuantizeReport, TensorRow, worst
 from graphopt.report.schema import (
     AxisRow,
     FileInfo,
@@ -74,6 +74,8 @@ def quantization() -> QuantizeReport:
         integer_nodes=19,
         float_nodes=23,
         output_sqnr_db=27.75,
+        held_out_sqnr_db=26.25,
+        outputs=[FidelityRow("logits", 27.75, 0.015625), FidelityRow("classes", None, 0.984375, 3)],
         method="mse",
         weights="int4, int8",
         activations="uint8",
@@ -257,7 +259,8 @@ def test_table_of_a_quantization() -> None:
         "file               54.3 kB    12.3 kB  -77.3 %           ",
         "latency             3.5 ms    1.25 ms  2.67 times as fast",
         "integer operators        0   19 of 42                    ",
-        "output SQNR                   27.8 dB  the worst output  ",
+        "output SQNR                   27.8 dB  the worst of all  ",
+        "on held-out data              26.2 dB                    ",
         "bias-correction: 17 biases",
         "",
         "The tensors that lose most",
@@ -290,6 +293,13 @@ def test_reasons_are_counted_and_cut() -> None:
     assert "reason 8" in text and "n8_0" in text and "reason 0" not in text and "… and 1 more" in text
     assert text.index("reason 8") < text.index("reason 1")
     assert "more" not in quantized(Report(quantize=QuantizeReport(nodes=many[1:])))
+
+
+def test_outputs_that_do_not_differ_are_said_to_be_equal() -> None:
+    found = QuantizeReport(outputs=[FidelityRow("y", None, 1.0)])
+    assert words.output_error(found) == "the outputs are those of the float model"
+    assert "not compared" in words.output_error(QuantizeReport())
+    assert "27.8 dB, 26.2 dB on data not" in words.output_error(quantization())
 
 
 def test_worst_are_those_with_the_least_signal_to_noise() -> None:

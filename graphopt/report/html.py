@@ -36,6 +36,7 @@ def render(report: Report) -> str:
         _section("Verification", _verification(report)),
         _section("Latency", _latency(report.measure)),
         _section("Quantization", html_quantized.summary(report.quantize)),
+        _section("Outputs beside the float model", html_quantized.outputs(report.quantize, _table)),
         _section("Quantized operators", html_quantized.operators(report.quantize, _table)),
         _section("Quantized tensors", html_quantized.tensors(report.quantize, _table)),
         _section("Warnings", _warnings(report)),

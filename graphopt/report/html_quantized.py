@@ -11,7 +11,7 @@ from graphopt.report.quantized import NodeRow, QuantizeReport, TensorRow
 
 Table = Callable[[Sequence[str], Iterable[Sequence[str]], Sequence[int]], str]
 
-__all__ = ["STYLE", "operators", "summary", "tensors"]
+__all__ = ["STYLE", "operators", "outputs", "summary", "tensors"]
 
 
 def summary(found: QuantizeReport | None) -> str:
@@ -36,6 +36,23 @@ def summary(found: QuantizeReport | None) -> str:
         for one in found.worst
     ]
     return "\n".join(lines)
+
+
+def outputs(found: QuantizeReport | None, table: Table) -> str:
+    """One row for each output: how near it is to that of the float model."""
+    return table(
+        ("output", "SQNR", "elements that are the same", "not finite"),
+        [
+            (
+                f"<code>{escape(row.name)}</code>",
+                words.decibels(row.sqnr_db),
+                f"{row.equal:.3f}",
+                words.count(row.spoiled),
+            )
+            for row in ([] if found is None else found.outputs)
+        ],
+        (1, 2, 3),
+    )
 
 
 def operators(found: QuantizeReport | None, table: Table) -> str:

@@ -101,7 +101,10 @@ def _figures(report: Report, found: QuantizeReport) -> list[tuple[str, str, str,
     note = "" if found.measured_kernels else "as placed"
     rows.append(("integer operators", "0", f"{found.integer_nodes:,} of {total:,}", note))
     if found.output_sqnr_db is not None:
-        rows.append(("output SQNR", "", words.decibels(found.output_sqnr_db), "the worst output"))
+        note = "the worst of all" if len(found.outputs) > 1 else ""
+        rows.append(("output SQNR", "", words.decibels(found.output_sqnr_db), note))
+    if found.held_out_sqnr_db is not None:
+        rows.append(("on held-out data", "", words.decibels(found.held_out_sqnr_db), ""))
     return rows
 
 

@@ -106,10 +106,12 @@ def integer_operators(found: QuantizeReport) -> str:
 def output_error(found: QuantizeReport) -> str:
     """How near the outputs are to those of the float model."""
     if found.output_sqnr_db is None:
-        return "the outputs were not compared with those of the float model"
-    if math.isinf(found.output_sqnr_db):
-        return "the outputs are those of the float model"
-    return f"signal to noise of the worst output, beside the float model: {decibels(found.output_sqnr_db)}"
+        same = "the outputs are those of the float model"
+        return same if found.outputs else "the outputs were not compared with those of the float model"
+    other = (
+        "" if found.held_out_sqnr_db is None else f", {decibels(found.held_out_sqnr_db)} on data not calibrated with"
+    )
+    return f"signal to noise of the worst output, beside the float model: {decibels(found.output_sqnr_db)}{other}"
 
 
 def _compact(number: float) -> str:
