@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import Constants
 from graphopt.facts.stats import parameters, stats
@@ -81,7 +82,9 @@ def run(context: Context, settings: Settings, report: Report, step: Progress) ->
             else:
                 _run_one(context, item, report)
         step(f"round {round_number + 1}", total, total)
-        if not repeat or not any(row.changed for row in report.passes[first:]):
+        if not repeat:
+            break
+        if not any(row.changed for row in report.passes[first:]) and not _sees_more(context):
             break
         if round_number > 2:  # most are done: only what goes on is worth looking at whether it goes in a circle
             now = fingerprint(context.model)
@@ -91,6 +94,23 @@ def run(context: Context, settings: Settings, report: Report, step: Progress) ->
     if repeat:  # what a pass wrote before it changed its mind, and ``tidy`` did not see any more
         for graph in context.graphs():
             remove_unused(graph)
+
+
+def _sees_more(context: Context) -> bool:
+    """Infer shapes again in a model with bodies; return whether sizes became known.
+
+    What a Loop hands out depends on its body: the size may be one that only a body without its masks shows.
+    """
+    bodies = list(context.model.graph.subgraphs())
+    if not bodies:
+        return False
+    values = [out for graph in (context.model.graph, *bodies) for node in graph for out in node.outputs]
+    before = [dims.sizes(value) for value in values]
+    infer_shapes(context.model)
+    if before == [dims.sizes(value) for value in values]:
+        return False
+    context.changed()
+    return True
 
 
 NARROWING = (FoldDead, Demask, Propagate, Coalesce, Narrow)
