@@ -1,97 +1,157 @@
-"""Scale and zero point: ``argmin over (S, O) of E[(r - S (q(r) - O))^2]``."""
+"""Scale and zero point: ``argmin over (S, O) of E[(r - S (q(r) - O))^2]``, and other ways to choose them."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from graphopt.calibrate import discrete, entropy, percentile
+from graphopt.calibrate.clipping import clipping
+from graphopt.calibrate.density import density
 from graphopt.calibrate.grid import Grid
-from graphopt.calibrate.histogram import Histogram
+from graphopt.calibrate.histogram import Histogram, histogram
+from graphopt.calibrate.minmax import of_range
+from graphopt.calibrate.parameters import FREE, Constraint, Parameters, covering, usable
+from graphopt.calibrate.rounding import squared_error
+from graphopt.calibrate.rows import best_rows
+from graphopt.calibrate.search import FINE, best
+
+__all__ = ["FREE", "METHODS", "Constraint", "Method", "Parameters", "solve", "solve_rows"]
 
 Method = Literal["mse", "minmax", "percentile", "entropy"]
-METHODS: tuple[Method, ...] = ("mse", "minmax", "percentile", "entropy")
+METHODS: tuple[Method, ...] = get_args(Method)
+
+_LIKE = 1e-4
+"""A smaller gain over min-max than this is no reason to clip: what bins do not tell may be as large."""
+_LIKE_COARSE = 0.05  # the same where levels lie closer than bins
+
+_CHUNK = 1 << 22  # numbers of a weight whose errors are computed at a time
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """What a solution must respect besides representing zero exactly.
+def solve(
+    histogram: Histogram,
+    grid: Grid,
+    constraint: Constraint = FREE,
+    *,
+    method: Method = "mse",
+    percent: float = percentile.USUAL,
+) -> Parameters:
+    """Return the parameters of one tensor for what its histogram holds, with the squared error they make of it.
 
-    Attributes:
-        zero_point: The zero point is this (0 for symmetric types; the lowest q behind a ReLU); None: free.
-        upper: ``S (high - O)`` must not be above this (behind ``Clip(lo, upper)``, so that the Clip is redundant).
+    Args:
+        histogram: What the tensor held; NaN and infinities in it are ignored. An empty or all-zero one gets scale 1.
+        grid: The type.
+        constraint: What the solution must respect.
+        method: ``mse`` (least squared error; never above that of ``minmax``), ``minmax`` (nothing is clipped),
+            ``percentile`` or ``entropy`` (least relative entropy).
+        percent: For ``percentile``: this part of the numbers is not clipped.
+
+    Raises:
+        ValueError: ``constraint.upper`` is negative.
     """
-
-    zero_point: int | None = None
-    upper: float | None = None
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Scale and zero point of one tensor.
-
-    Attributes:
-        scale: float32; a number, or a vector along one axis, or an entry for each block.
-        zero_point: int64, of the shape of the scale; zeros for float8.
-        mse: Expected squared error, float64, of the shape of the scale.
-        power: Expected square of the tensor, of the same shape: the SQNR is ``10 log10(power / mse)`` dB.
-        method: How they were found.
-    """
-
-    scale: np.ndarray
-    zero_point: np.ndarray
-    mse: np.ndarray
-    power: np.ndarray
-    method: str
-
-    @property
-    def sqnr_db(self) -> float:
-        """Return the ratio of signal to quantization noise over the whole tensor, in decibels."""
-        noise, signal = float(np.mean(self.mse)), float(np.mean(self.power))
-        return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal else -math.inf
-
-
-FREE = Constraint()
-
-
-def solve(histogram: Histogram, grid: Grid, constraint: Constraint = FREE, *, method: Method = "mse") -> Parameters:
-    """Return the best parameters of one tensor for what its histogram holds.
-
-    An empty or all-zero histogram gets scale 1. Source: the plan's ``quantization.md`` §1; see docs/decisions.
-    """
-    return _minmax(histogram, grid, constraint)
-
-
-def solve_rows(weights: np.ndarray, grid: Grid, constraint: Constraint = FREE, *, method: Method = "mse") -> Parameters:
-    """Return the best parameters of each row of ``[rows, K]`` weights; all fields have shape ``[rows]``."""
-    each = [
-        _minmax(_range_of(row), grid, constraint) for row in np.asarray(weights, np.float64).reshape(len(weights), -1)
-    ]
-    join = lambda pick: np.array([pick(one) for one in each])  # noqa: E731
-    scale, zero = join(lambda p: p.scale).astype(np.float32), join(lambda p: p.zero_point)
-    back = (np.clip(np.rint(weights / scale[:, None]) + zero[:, None], grid.low, grid.high) - zero[:, None]) * scale[
-        :, None
-    ]
-    return Parameters(scale, zero, ((back - weights) ** 2).mean(1), (weights**2).mean(1), method)
-
-
-def _range_of(row: np.ndarray) -> Histogram:
-    return Histogram(minimum=float(row.min(initial=0)), maximum=float(row.max(initial=0)))
-
-
-def _minmax(histogram: Histogram, grid: Grid, constraint: Constraint) -> Parameters:
-    low, high = min(histogram.minimum, 0.0), max(histogram.maximum, 0.0)
-    if constraint.upper is not None:
-        high = min(high, constraint.upper)
-    if not (math.isfinite(low) and math.isfinite(high)) or low == high:
-        scale, zero = 1.0, constraint.zero_point or 0
-    elif constraint.zero_point is not None:
-        zero = constraint.zero_point
-        above, below = grid.high - zero, zero - grid.low
-        scale = max(high / above if above else 0.0, -low / below if below else 0.0)
+    h = histogram
+    if h.distinct is not None and h.frequencies is not None:
+        return _discrete(h.distinct, h.frequencies, h, grid, constraint, method, percent)
+    d = density(h)
+    low, high = np.array([h.minimum]), np.array([h.maximum])
+    plain = of_range(low, high, grid, constraint)
+    if method == "mse":
+        scale, zero = best(d, grid, constraint, h.count)
+        limit = constraint.largest(grid, np.array([zero]))
+        scales = [plain[0][0], usable(np.ldexp([scale], d.exponent), limit)[0]]
+        zeros = [plain[1][0], np.int64(zero)]
+        if not grid.floating:
+            # The range of min-max with the zero point that was found, and the other way round.
+            whole = covering(np.minimum(low, 0.0), np.maximum(high, 0.0), np.array([zero]), grid)
+            scales.append(usable(whole, limit)[0])
+            zeros.append(np.int64(zero))
     else:
-        scale = (high - low) / (grid.high - grid.low)
-        zero = int(np.clip(round(grid.low - low / scale), grid.low, grid.high))
-    return Parameters(np.float32(scale), np.int64(zero), np.float64(0), np.float64(0), "minmax")  # type: ignore[arg-type]
+        (scale,), (zero,) = _other(h, grid, constraint, method, percent)
+        scales, zeros = [scale], [zero]
+    s, o = np.array(scales, np.float32), np.array(zeros, np.int64)
+    coarse = grid.levels > FINE and not grid.floating
+    exact = clipping(d) if coarse else d
+    errors = exact.error(np.ldexp(s.astype(np.float64), -d.exponent), o, grid)
+    at = int(np.argmin(errors))
+    if method == "mse" and errors[0] <= errors[at] * (1 + (_LIKE_COARSE if coarse else _LIKE)):
+        at = 0
+    square = lambda x: np.asarray(np.ldexp(x, 2 * d.exponent))  # noqa: E731
+    return Parameters(np.asarray(s[at]), np.asarray(o[at]), square(errors[at]), square(d.square), method)
+
+
+def solve_rows(
+    weights: np.ndarray,
+    grid: Grid,
+    constraint: Constraint = FREE,
+    *,
+    method: Method = "mse",
+    percent: float = percentile.USUAL,
+) -> Parameters:
+    """Return the parameters of each row of ``[rows, K]`` weights; all fields have shape ``[rows]``.
+
+    Arguments are those of ``solve``. Per block: give the blocks as rows. Errors are those of the numbers themselves.
+    """
+    x = np.asarray(weights)
+    x = x.reshape(len(x), -1) if x.ndim != 2 else x
+    if x.dtype not in (np.float32, np.float64):
+        x = x.astype(np.float32)
+    if method == "mse":
+        scale, zero = best_rows(x, grid, constraint)
+    elif method == "entropy":
+        pairs = [_other(histogram(row), grid, constraint, method, percent) for row in x]
+        scale = np.array([s[0] for s, _ in pairs], np.float32)
+        zero = np.array([o[0] for _, o in pairs], np.int64)
+    else:
+        if method == "percentile":
+            low, high = percentile.of_rows(x, percent, symmetric=_symmetric(grid, constraint))
+        else:
+            low, high = x.min(1, initial=0.0).astype(np.float64), x.max(1, initial=0.0).astype(np.float64)
+        scale, zero = of_range(low, high, grid, constraint)
+    mse, power = np.empty(len(x)), np.empty(len(x))
+    step = max(1, _CHUNK // max(x.shape[1], 1))
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        mse[part] = squared_error(x[part], scale[part], zero[part], grid)
+        power[part] = np.einsum("rk,rk->r", x[part], x[part], dtype=np.float64) / max(x.shape[1], 1)
+    return Parameters(scale, zero, mse, power, method)
+
+
+def _discrete(
+    numbers: np.ndarray,
+    frequencies: np.ndarray,
+    h: Histogram,
+    grid: Grid,
+    constraint: Constraint,
+    method: Method,
+    percent: float,
+) -> Parameters:
+    """Return the parameters of a tensor whose numbers are all known."""
+    if not numbers.any():  # empty, or all zero
+        scale, zero = of_range(np.zeros(1), np.zeros(1), grid, constraint)
+        return Parameters(scale[0].reshape(()), zero[0].reshape(()), np.asarray(0.0), np.asarray(0.0), method)
+    if method == "mse":
+        scale, zero = discrete.best(numbers, frequencies, grid, constraint)
+    else:
+        (scale,), (zero,) = _other(h, grid, constraint, method, percent)
+    mse = squared_error(numbers[None], np.reshape(scale, 1), np.reshape(zero, 1), grid, frequencies)[0]
+    power = (numbers * numbers) @ frequencies / frequencies.sum()
+    return Parameters(np.asarray(scale, np.float32), np.asarray(zero), np.asarray(mse), np.asarray(power), method)
+
+
+def _other(
+    h: Histogram, grid: Grid, constraint: Constraint, method: Method, percent: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``[1]`` scales and zero points by one of the methods that do not look at the squared error."""
+    if method == "entropy" and h.count and (h.minimum or h.maximum):
+        scale, zero = entropy.of_histogram(h, grid, constraint)
+        return np.reshape(scale, 1), np.reshape(zero, 1)
+    low, high = h.minimum, h.maximum
+    if method == "percentile" and h.count:
+        low, high = percentile.of_histogram(h, percent, symmetric=_symmetric(grid, constraint))
+    return of_range(np.array([low]), np.array([high]), grid, constraint)
+
+
+def _symmetric(grid: Grid, constraint: Constraint) -> bool:
+    """Whether a range has one free end only, the same on both sides."""
+    return grid.floating or (constraint.zero_point is not None and grid.low < constraint.zero_point < grid.high)
