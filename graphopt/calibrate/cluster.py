@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -22,6 +23,11 @@ from graphopt.errors import DependencyError, GraphoptError
 LOCAL = "local"
 """The address that starts a cluster on this machine and ends it afterwards."""
 
+_START = "start one with `ray start --head`; if it asks for a token, set it as Ray documents; or give local"
+
+_SECONDS = 5
+"""How long a cluster may take to answer."""
+
 
 @contextlib.contextmanager
 def actors(address: str, workers: int, part: Part, nonfinite: Nonfinite, sign: bool) -> Iterator[list[RayHand]]:
@@ -29,7 +35,7 @@ def actors(address: str, workers: int, part: Part, nonfinite: Nonfinite, sign: b
 
     Args:
         address: Of the cluster, or ``local``.
-        workers: So many; 1: as many as the cluster has processors.
+        workers: So many, not more than the cluster has processors; 1: as many as it has.
         part: What they run.
         nonfinite: See :class:`~graphopt.calibrate.counting.Counting`.
         sign: See there.
@@ -43,19 +49,17 @@ def actors(address: str, workers: int, part: Part, nonfinite: Nonfinite, sign: b
         raise DependencyError("Ray is not installed", help="pip install 'graphopt[ray]', or use --workers") from error
     ours = not ray.is_initialized()
     if ours:
+        _require_reachable(address)
         try:
-            ray.init(
-                address=None if address == LOCAL else address, log_to_driver=False, configure_logging=False,
-                **({"include_dashboard": False} if address == LOCAL else {}),
-            )  # fmt: skip
+            local = {"include_dashboard": False} if address == LOCAL else {}
+            ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise DependencyError(
-                f"no Ray cluster at {address!r}: {error}", help="start one with `ray start --head`, or use local"
-            ) from error
+            raise DependencyError(f"no Ray cluster at {address!r}: {error}", help=_START) from error
     hands: list[RayHand] = []
     try:
         model = ray.put(_files(part))
-        many = workers if workers > 1 else max(1, int(ray.cluster_resources().get("CPU", 1)))
+        processors = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        many = min(workers, processors) if workers > 1 else processors  # an actor without a processor waits for ever
         actor = ray.remote(num_cpus=1)(RemoteClerk)
         for _ in range(many):
             hands.append(RayHand(ray, actor.remote(), model, replace(part, model=""), nonfinite, sign))
@@ -65,6 +69,17 @@ def actors(address: str, workers: int, part: Part, nonfinite: Nonfinite, sign: b
             hand.close()
         if ours:
             ray.shutdown()
+
+
+def _require_reachable(address: str) -> None:
+    """Find out within seconds whether anybody answers; Ray itself takes minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # "local", "auto", or Ray will say what is wrong with it
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise DependencyError(f"no Ray cluster at {address!r}: {error}", help=_START) from error
 
 
 class RemoteClerk(Clerk):
@@ -109,7 +124,10 @@ class RayHand:
         try:
             answer, failure = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            raise GraphoptError(f"an actor of the calibration ended: {error}", help="see the logs of Ray") from error
+            raise GraphoptError(
+                f"an actor of the calibration ended: {error}",
+                help="every machine of the cluster needs graphopt; see the logs of Ray",
+            ) from error
         if failure is not None:
             raise failure
         return answer
