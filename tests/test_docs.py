@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import re
 import sys
@@ -15,16 +16,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import typer
 
 import graphopt
 from graphopt import registry
+from graphopt.cli import main
 from graphopt.cli.app import application
 from graphopt.facts import rules
 from graphopt.facts.stats import stats
-from graphopt.report.schema import Report
+from graphopt.quantization.tables import TABLES
+from graphopt.report.quantized import Drawing, FidelityRow, NodeRow, QuantizeReport, TensorRow
+from graphopt.report.schema import Report, plain
+from tests.cli.test_quantize import images, two_convolutions
 from tests.passes.models import chain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +78,48 @@ def test_examples_run(name: str, beside_a_model: Path) -> None:
         assert result.report.after.parameters < result.report.before.parameters
         assert result.report.verify.passed
     assert stats(graphopt.load(beside_a_model / "smaller.onnx")) == space["result"].report.after
+
+
+def test_examples_of_quantization_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(two_convolutions(), tmp_path / "model.onnx")
+    np.savez(tmp_path / "calib.npz", x=images())
+    found = blocks(ROOT / "docs/quantization.md")
+    assert len(found) == 2
+    for block in found:
+        space: dict[str, Any] = {"images": images()}
+        exec(compile(block, "docs/quantization.md", "exec"), space)
+        assert space["result"].report.quantize.integer_nodes > 0
+    said = capsys.readouterr().out
+    assert re.search(r"\d+ operators on integers, \d+\.\d dB", said)
+    assert list((tmp_path / "plots").glob("*.svg"))
+    for name in ("model.int8.onnx", "small.int8.onnx"):
+        graphopt.load(tmp_path / name)
+
+
+def test_commands_of_quantization_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of the page but those about models of other kinds."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(two_convolutions(), tmp_path / "model.onnx")
+    np.savez(tmp_path / "calib.npz", x=images())
+    page = (ROOT / "docs/quantization.md").read_text(encoding="utf-8")
+    commands = [line.partition(" #")[0].split()[1:] for line in page.splitlines() if line.startswith("graphopt ")]
+    assert len(commands) == 4
+    for command in commands:
+        assert main([part.replace("decoder", "model") for part in command]) == 0
+    assert {"model.int8.onnx", "small.int8.onnx", "model.int4.onnx"} < {path.name for path in tmp_path.iterdir()}
+
+
+def test_tables_of_quantization_are_complete() -> None:
+    page = (ROOT / "docs/quantization.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:3] == "| `"]
+    targets = {row[0].strip("`"): [cell.strip("`") for cell in row[1:3]] for row in rows if row[0].strip("`") in TABLES}
+    assert targets == {name: [table.activations[0], table.weights[0]] for name, table in TABLES.items()}
+    winning = {name for name, kind in registry.passes().items() if registry.stage(kind) in ("smooth", "repair")}
+    section = page.split("## Winning accuracy back")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)) == winning
 
 
 def test_worked_examples_of_contributing_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +210,9 @@ def options() -> dict[str, set[str]]:
     command: Any = typer.main.get_command(application())
     found = {}
     for name, sub in command.commands.items():
-        long = {max(parameter.opts, key=len) for parameter in sub.params if parameter.opts[0].startswith("-")}
+        given = [parameter for parameter in sub.params if parameter.opts[0].startswith("-")]
+        long = {max(parameter.opts, key=len) for parameter in given}
+        long |= {other for parameter in given for other in parameter.secondary_opts}
         found[name] = {option for option in long if option != "--help"}
     return found
 
@@ -183,10 +233,14 @@ def test_every_option_is_documented_and_every_documented_option_exists() -> None
 
 
 def test_every_field_of_the_report_is_documented() -> None:
-    text = (ROOT / "docs/report.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
-    documented = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-    assert sorted(documented) == sorted(Report().to_json())
+    whole, quantized = (ROOT / "docs/report.md").read_text(encoding="utf-8").split("\n## quantize\n")
+    for text, fields in ((whole, Report().to_json()), (quantized, plain(QuantizeReport()))):
+        rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+        documented = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+        assert sorted(documented) == sorted(fields)
+    for kind in (TensorRow, NodeRow, FidelityRow, Drawing):
+        for field in dataclasses.fields(kind):
+            assert f"`{field.name}`" in quantized, (kind.__name__, field.name)
 
 
 def test_signatures_in_the_documentation_are_those_of_the_code() -> None:
@@ -194,6 +248,7 @@ def test_signatures_in_the_documentation_are_those_of_the_code() -> None:
     found = re.findall(r"`(\w+)\(([^`]*)\)` (?:returns|takes|reads|writes|is)", text)
     assert {name for name, _ in found} >= {
         "optimize",
+        "quantize",
         "export",
         "verify",
         "bench",

@@ -42,7 +42,7 @@ def two_convolutions() -> onnx.ModelProto:
         helper.make_node("Relu", ["c2"], ["r2"], "relu2"),
         helper.make_node("GlobalAveragePool", ["r2"], ["p"], "pool"),
         helper.make_node("Flatten", ["p"], ["f"], "flat"),
-        helper.make_node("Gemm", ["f", "w3", "b3"], ["y"], "last", transB=1),
+        helper.make_node("Gemm", ["f", "w3", "b3"], ["y"], "head", transB=1),
     ]
     graph = helper.make_graph(
         nodes,
