@@ -198,16 +198,7 @@ def _attempt(
         report.after = stats(context.model)
         repeat = settings.repeat
         if repeat and report.after.parameters > before.parameters:
-            # A weight that is masked here and whole there became two: leave such masks where they are.
-            passes = [
-                make(item.name, {"grow": False}) if item.name == "fold-masks" else item for item in settings.passes
-            ]
-            context = rounds.prepare(models.load(source), settings)
-            context.may_grow = False
-            report.passes.clear()
-            report.axes.clear()
-            rounds.run(context, replace(settings, passes=tuple(passes)), report, step)
-            report.after = stats(context.model)
+            context = _without_growth(source, settings, report, step)
         result = context.model
         grown = repeat and report.after.parameters > before.parameters
         if grown:
@@ -220,6 +211,29 @@ def _attempt(
         report.gathers = journal.moves(result, context, "gather")
         report.warnings = context.warnings
     return report, context, result
+
+
+def _without_growth(source: Any, settings: Settings, report: Report, step: Progress) -> Context:
+    """Run the passes on a model that had grown: a weight that is masked here and whole there became two.
+
+    Such masks are left where they are, until the rest is narrow; then it is tried once more with them.
+    """
+    passes = tuple(make(item.name, {"grow": False}) if item.name == "fold-masks" else item for item in settings.passes)
+    context = rounds.prepare(models.load(source), settings)
+    context.may_grow = False
+    report.passes.clear()
+    report.axes.clear()
+    rounds.run(context, replace(settings, passes=passes), report, step)
+    report.after = stats(context.model)
+    again = replace(report, passes=list(report.passes), axes=list(report.axes))
+    other = rounds.prepare(models.clone(context.model), settings)
+    rounds.run(other, settings, again, step)
+    after = stats(other.model)
+    if after.parameters >= report.after.parameters:
+        return context
+    report.passes, report.after = again.passes, after
+    other.warnings[:0] = context.warnings
+    return other
 
 
 def _gained(report: Report) -> bool:
