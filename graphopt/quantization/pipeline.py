@@ -171,8 +171,7 @@ def run(original: ir.Model, float_model: ir.Model, data: Any, way: Way, report: 
         result = float_model
     else:
         steps.smooth(context, recovery, report, step)
-        steps.calibrate(context, step)
-        steps.find_parameters(context)
+        steps.settle(context, step)
         steps.repair(context, recovery, report, step)
         steps.meet(context, step)
         result = _built(original, float_model, context, way, report)

@@ -31,10 +31,12 @@ class State:
         batches: Returns the calibration data from the start; may be called as often as needed.
         held_out: Returns batches that were not calibrated with; none where all of the data was.
         floats: Nodes that were returned to float (mixed precision, or slower on integers); placement leaves them out.
+        why: Why such a node was returned.
         grids: Types of single weights and activations that are not the ones asked for (mixed precision).
         placement: Which tensors are quantized; empty before that was decided.
         histograms: By name of the value.
         parameters: Scales and zero points of the activations and weights of the placement.
+        asked: What the parameters of each value were found for: its type, its constraint, and whose numbers it shares.
         codes: Integers of weights that are not simply rounded to nearest: int64, of the weight's shape.
     """
 
@@ -42,8 +44,10 @@ class State:
     batches: Callable[[], Iterator[Mapping[str, Any]]]
     held_out: Callable[[], Iterator[Mapping[str, Any]]] = lambda: iter(())
     floats: set[ir.Node] = field(default_factory=set)
+    why: dict[ir.Node, str] = field(default_factory=dict)
     grids: dict[ir.Value, Grid] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
     histograms: dict[str, Histogram] = field(default_factory=dict)
     parameters: dict[ir.Value, Parameters] = field(default_factory=dict)
+    asked: dict[ir.Value, object] = field(default_factory=dict)
     codes: dict[ir.Value, np.ndarray] = field(default_factory=dict)

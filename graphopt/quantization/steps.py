@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -16,7 +18,6 @@ import onnx_ir as ir
 from graphopt import model as models
 from graphopt import registry, rounds
 from graphopt.calibrate.collect import collect
-from graphopt.calibrate.histogram import Histogram
 from graphopt.calibrate.solve import Parameters, solve, solve_rows
 from graphopt.context import Context
 from graphopt.errors import UsageError, about, nearest
@@ -27,6 +28,7 @@ from graphopt.quantization.placement import Placement, Weight
 from graphopt.quantization.qdq import in_type, insert
 from graphopt.quantization.request import Request
 from graphopt.quantization.state import STAGES, State
+from graphopt.quantization.unfit import unfit
 from graphopt.report.schema import Report
 from graphopt.rewrite.unused import remove_unused
 from graphopt.rounds import Settings
@@ -82,6 +84,8 @@ def place(context: Context) -> None:
         state.placement = placed(context, state.request)
     for row in (*state.placement.weights.values(), *state.placement.activations.values()):
         row.grid = state.grids.get(row.value, row.grid)
+    for kept in state.placement.kept:
+        kept.reason = state.why.get(kept.node, kept.reason)
 
 
 def smooth(context: Context, recovery: list[registry.Pass], report: Report, step: Progress) -> None:
@@ -94,8 +98,7 @@ def repair(context: Context, recovery: list[registry.Pass], report: Report, step
     """Run the passes that change scales, integers and biases; what they added is placed, too."""
     if _run(context, recovery, "repair", report, step):
         place(context)
-        calibrate(context, step)
-        find_parameters(context)
+        settle(context, step)
 
 
 def _run(context: Context, recovery: list[registry.Pass], stage: str, report: Report, step: Progress) -> bool:
@@ -126,8 +129,39 @@ def calibrate(context: Context, progress: Progress | None = None) -> None:
     """Collect histograms of the activations that have none yet."""
     state = state_of(context)
     names = [str(value.name) for value in state.placement.activations if str(value.name) not in state.histograms]
-    if names:
-        state.histograms.update(collect(context.model, names, state.batches(), progress=progress))
+    if not names:
+        return
+    request = state.request
+    state.histograms.update(
+        collect(
+            context.model,
+            names,
+            state.batches(),
+            progress=progress,
+            workers=request.workers,
+            ray=request.ray,
+            # What passes want to know in addition is another calibration than the one that was interrupted.
+            resume=None if state.histograms else request.resume,
+            nonfinite="count",
+        )
+    )
+    wrong = [name for name in names if state.histograms[name].nans]
+    if wrong:  # said with the sample that it came from
+        collect(context.model, wrong, state.batches(), nonfinite="refuse")
+
+
+def settle(context: Context, progress: Progress | None = None) -> None:
+    """Calibrate and solve; return to float what no scale fits, until all that is placed has one."""
+    state = state_of(context)
+    while True:
+        calibrate(context, progress)
+        find_parameters(context)
+        found = {} if state.request.weight_only else unfit(state)
+        if not found:
+            return
+        state.floats.update(found)
+        state.why.update(found)
+        place(context)
 
 
 def find_parameters(context: Context) -> None:
@@ -136,25 +170,33 @@ def find_parameters(context: Context) -> None:
     request, placement, found = state.request, state.placement, state.parameters
     if request.weight_only:
         if request.recover:  # else each weight is solved while it is written, so that memory does not grow
-            found.update(weight_only.solved(context, placement, request, None))
+            found.update(weight_only.solved(context, placement, request, known=found))
         return
-    shared: dict[str, Histogram] = {}
+    shared: dict[str, list[str]] = {}
     for value, row in placement.activations.items():
-        key = row.share or str(value.name)
-        shared[key] = shared.get(key, Histogram()) + state.histograms[str(value.name)]
+        shared.setdefault(row.share or str(value.name), []).append(str(value.name))
     for value, row in placement.activations.items():
-        if value not in found:
-            key = row.share or str(value.name)
-            solution = solve(shared[key], row.grid, row.constraint, method=request.method)
+        names = tuple(shared[row.share or str(value.name)])
+        if _asked_anew(state, value, (row.grid, row.constraint, names)):
+            seen = functools.reduce(operator.add, (state.histograms[name] for name in names))
+            solution = solve(seen, row.grid, row.constraint, method=request.method)
             found[value] = in_type(solution, value, above=row.constraint.upper is None)
     for value, row in placement.weights.items():
-        if value not in found:
+        if _asked_anew(state, value, (row.grid, row.constraint, row.axis)):
             array = context.constants.array(value)
             assert array is not None
             found[value] = in_type(of_weight(array, row, request), value)
+            state.codes.pop(value, None)
             context.constants.release(value)
     for value in biases.fit(placement, found, context.constants):
         state.codes.pop(value, None)
+
+
+def _asked_anew(state: State, value: ir.Value, question: object) -> bool:
+    """Tell whether a value has no parameters yet, or ones that were found for something else."""
+    new = value not in state.parameters or state.asked.get(value, question) != question
+    state.asked[value] = question
+    return new
 
 
 def of_weight(array: np.ndarray, row: Weight, request: Request) -> Parameters:
@@ -172,8 +214,7 @@ def of_weight(array: np.ndarray, row: Weight, request: Request) -> Parameters:
 def rebuilt(context: Context, progress: Progress | None = None) -> ir.Model:
     """Place without ``State.floats``, find what is missing, and return a quantized copy of the float model."""
     place(context)
-    calibrate(context, progress)
-    find_parameters(context)
+    settle(context, progress)
     return inserted(context)
 
 
