@@ -35,6 +35,7 @@ BUILT_IN = (
     "graphopt.passes.quantize.join_bias:JoinBias",
     "graphopt.passes.quantize.equalize:Equalize",
     "graphopt.passes.quantize.smooth_quant:SmoothQuant",
+    "graphopt.passes.quantize.gptq:Gptq",
 )
 
 
