@@ -7,18 +7,26 @@ import os
 import re
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from graphopt import npz
 from graphopt.errors import ModelError, UsageError, nearest
 
 BATCH = 32
-"""Samples per batch where the model leaves the batch size open."""
+"""Samples per batch where the model leaves the batch size open ..."""
+
+BATCH_BYTES = 1 << 22
+"""... and bytes: large samples come in smaller batches, or activations would need gigabytes."""
 
 Ranks = Mapping[str, tuple[int | None, int | None]]  # input -> (rank, batch size), None where open
+
+
+_UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, NotImplementedError)
 
 
 def open_data(source: str, ranks: Ranks) -> Iterator[Mapping[str, Any]]:
@@ -42,9 +50,9 @@ def from_file(path: str | os.PathLike[str], ranks: Ranks | None = None) -> Itera
     Args:
         path: A file with one array per model input, samples along the first axis, or a directory of files that hold one
             batch each (read in the order of their names).
-        ranks: Rank and batch size per input: a file of samples is cut into batches of that size (32 where the model
-            leaves it open), one by one where the model has no batch axis. A last batch that is too small for a fixed
-            batch size is left out. Without ranks the file is one batch.
+        ranks: Rank and batch size per input: a file of samples is cut into batches of that size (where the model leaves
+            it open: 32, fewer of large samples), one by one where the model has no batch axis. A last batch that is
+            too small for a fixed batch size is left out. Without ranks the file is one batch.
 
     Yields:
         Name to array.
@@ -60,8 +68,16 @@ def from_file(path: str | os.PathLike[str], ranks: Ranks | None = None) -> Itera
         for file in files:
             yield _read(file)
         return
-    arrays = _read(path)
-    yield from _cut(arrays, ranks or {}, str(path)) if ranks else [arrays]
+    if not ranks:
+        yield _read(path)
+        return
+    if not zipfile.is_zipfile(path):
+        _read(path)  # says what is wrong
+    try:
+        with npz.opened(path) as arrays:
+            yield from _cut(arrays, ranks, str(path))
+    except _UNREADABLE as error:
+        raise ModelError(f"not a readable .npz file: {error}", where=str(path)) from error
 
 
 def from_object(spec: str) -> Iterator[Mapping[str, Any]]:
@@ -115,14 +131,15 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             if isinstance(archive, np.ndarray):
                 raise ModelError("the file holds one nameless array", where=str(path), help="write it with numpy.savez")
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except _UNREADABLE as error:
         raise ModelError(f"not a readable .npz file: {error}", where=str(path)) from error
 
 
-def _cut(arrays: dict[str, np.ndarray], ranks: Ranks, where: str) -> Iterator[dict[str, np.ndarray]]:
+def _cut(arrays: Mapping[str, npz.Rows], ranks: Ranks, where: str) -> Iterator[dict[str, np.ndarray]]:
     known = {name: array for name, array in arrays.items() if name in ranks}
     if not known or any(array.ndim == 0 for array in known.values()):
-        yield arrays  # names or ranks are wrong: whoever checks the batch says so
+        # Names or ranks are wrong: whoever checks the batch says so.
+        yield {name: array.whole() for name, array in arrays.items()}
         return
     counts = {name: len(array) for name, array in known.items()}
     if len(set(counts.values())) != 1:
@@ -130,8 +147,8 @@ def _cut(arrays: dict[str, np.ndarray], ranks: Ranks, where: str) -> Iterator[di
     count = next(iter(counts.values()))
     single = {name: array.ndim - 1 == ranks[name][0] for name, array in known.items()}
     if any(single.values()):
-        for i in range(count):
-            yield {name: array[i] if single[name] else array[i : i + 1] for name, array in known.items()}
+        for _ in range(count):
+            yield {name: array.take(1)[0] if single[name] else array.take(1) for name, array in known.items()}
         return
     fixed = {size for name in known if (size := ranks[name][1]) is not None}
     if len(fixed) > 1:
@@ -141,6 +158,7 @@ def _cut(arrays: dict[str, np.ndarray], ranks: Ranks, where: str) -> Iterator[di
     size = max(fixed.pop(), 1) if fixed else None
     if size is not None and count < size:
         raise ModelError(f"{count} samples, but the model wants batches of {size}", where=where)
-    step = size or BATCH
-    for start in range(0, count - (size or 1) + 1, step):
-        yield {name: array[start : start + step] for name, array in known.items()}
+    most = BATCH_BYTES // max(1, sum(array.row_bytes for array in known.values()))
+    step = size or min(BATCH, max(1, most))
+    for _ in range(0, count - (size or 1) + 1, step):
+        yield {name: array.take(step) for name, array in known.items()}
