@@ -109,7 +109,7 @@ def optimize(
     one_of("plan", plan, get_args(Kind))
     selected, repeat = select(passes, recipe)
     settings = Settings(tuple(selected), repeat, target, plan, assume_finite, costs(target))
-    way_of_quantizing = _quantization(quantize, target, shapes, verify, measure, progress)
+    way_of_quantizing = _quantization(quantize, data, target, shapes, verify, measure, progress)
     started = time.perf_counter()
     step = progress or (lambda name, done, total: None)
     step("load", 0, 1)
@@ -147,6 +147,7 @@ def optimize(
 
 def _quantization(
     options: Mapping[str, Any] | Request | None,
+    data: Any,
     target: str,
     shapes: Mapping[str, Sequence[int]] | None,
     verify: bool,
@@ -159,7 +160,9 @@ def _quantization(
     from graphopt.quantization.pipeline import Way
 
     step = progress or (lambda name, done, total: None)
-    return Way.of(options, target, shapes=shapes, verify=verify, measure=measure, step=step)
+    way = Way.of(options, target, shapes=shapes, verify=verify, measure=measure, step=step)
+    way.require(data)
+    return way
 
 
 def prepared(model: Any, *, plan: str = "fastest", assume_finite: bool = True) -> Context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -41,17 +42,21 @@ class Data:
                 tensors with a method ``numpy`` as arrays.
             samples: Calibrate with so many, and hold out the ones behind them; None: with all.
             held_out: So many samples at most are held out.
-
-        Raises:
-            ModelError: There is no data.
         """
-        if data is None:
-            raise ModelError("no calibration data", help=NO_DATA)
         self._model, self._data = model, data
         self._samples, self._held_out = samples, held_out
         self._names = [str(value.name) for value in model.graph.inputs if value.name not in model.graph.initializers]
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._kept = 0
+
+    @property
+    def total(self) -> int:
+        """How many batches are calibrated with, where it is known without reading them; else 0."""
+        if self._samples is None and hasattr(self._data, "__len__") and not isinstance(self._data, str | Mapping):
+            return len(self._data)
+        if isinstance(self._data, str | os.PathLike) and self._samples is None and os.path.isdir(self._data):
+            return len(list(Path(self._data).glob("*.npz")))
+        return 0
 
     def calibration(self) -> Iterator[Feeds]:
         """Yield the batches to calibrate with, from the start."""

@@ -22,9 +22,10 @@ from graphopt.errors import ModelError, VerificationError
 from graphopt.facts.stats import stats
 from graphopt.pipeline import Result
 from graphopt.quantization import slower, steps
-from graphopt.quantization.data import Data, drawn
+from graphopt.quantization.data import NO_DATA, Data, drawn
 from graphopt.quantization.describe import described, drawings, node_rows
 from graphopt.quantization.fidelity import Fidelity, worst
+from graphopt.quantization.kernels import confirmed, kernels
 from graphopt.quantization.request import Request, requested
 from graphopt.quantization.state import State
 from graphopt.quantization.steps import Progress
@@ -32,6 +33,9 @@ from graphopt.report import plots as pictures
 from graphopt.report.quantized import QuantizeReport
 from graphopt.report.schema import FileInfo, Report
 from graphopt.rounds import Settings
+
+RUNNABLE = ("cpu", "portable")
+"""Targets whose kernels are read from the graph that onnxruntime makes of the result."""
 
 POOR = 10.0
 """Decibels of SQNR below which a warning is due: a tenth of the signal's power is noise."""
@@ -119,6 +123,7 @@ def quantize(
     report.input = FileInfo(**models.file_info(model)) if isinstance(model, (str, os.PathLike)) else FileInfo()
     report.before = stats(original)
     way = Way(request, shapes, verify, measure, plots, dry_run, step)
+    way.require(data)
     result = run(original, original, data, way, report)
     report.seconds = time.perf_counter() - started
     return Result(result, report)
@@ -150,6 +155,15 @@ class Way:
             request=requested({k: v for k, v in given.items() if k != "plots"}), plots=given.get("plots"), **others
         )
 
+    def require(self, data: Any) -> None:
+        """Refuse to begin without data where it will be needed.
+
+        Raises:
+            ModelError: there is none.
+        """
+        if data is None and not (self.request.random_data or self.request.weight_only or self.dry_run):
+            raise ModelError("no calibration data", help=NO_DATA)
+
 
 def run(original: ir.Model, float_model: ir.Model, data: Any, way: Way, report: Report) -> ir.Model:
     """Return a quantized model; everything is written down in ``report``.
@@ -163,7 +177,7 @@ def run(original: ir.Model, float_model: ir.Model, data: Any, way: Way, report: 
     """
     request, step = way.request, way.step
     recovery = steps.recovering(request.recover)
-    context = _started(float_model, data, way, report)
+    context = _started(original, float_model, data, way, report)
     state = steps.state_of(context)
     steps.place(context)
     if way.dry_run:
@@ -184,17 +198,17 @@ def run(original: ir.Model, float_model: ir.Model, data: Any, way: Way, report: 
     return result
 
 
-def _started(model: ir.Model, data: Any, way: Way, report: Report) -> Context:
+def _started(original: ir.Model, model: ir.Model, data: Any, way: Way, report: Report) -> Context:
     """Return the context of a copy of the model, prepared for the target."""
     request = way.request
     context = rounds.prepare(models.clone(model), Settings((), target="portable"))
-    if data is None and request.random_data:
+    if data is None and request.random_data and not request.weight_only and not way.dry_run:
         context.warn("random-data", "calibrated with random inputs: the scales fit those, not what the model will meet")
         data = drawn(model, seed=request.seed, samples=request.samples, shapes=way.shapes)
-    if data is None and (request.weight_only or way.dry_run):
+    if data is None:
         data = ()
     source = Data(model, data, samples=request.samples)
-    context.quantization = State(request, source.calibration, source.held_out)
+    context.quantization = State(request, source.calibration, source.held_out, source.total, original)
     preparing = Settings(tuple(steps.preparing()), repeat=False)
     rounds.run(context, preparing, report, lambda what, done, total: way.step(what, 0, 0))
     return context
@@ -203,16 +217,26 @@ def _started(model: ir.Model, data: Any, way: Way, report: Report) -> Context:
 def _built(original: ir.Model, float_model: ir.Model, context: Context, way: Way, report: Report) -> ir.Model:
     """Carry the placement out; compare the result, and take a smaller placement where it is slower."""
     state = steps.state_of(context)
-    result = steps.inserted(context)
-    if way.measure:
-        way.step("measure", 0, 1)
-        result = slower.not_slower(float_model, result, context, way.shapes, report)
+    result, declined = float_model, None
+    if not state.placement.nodes:
+        declined = "no operator gains from integers on this target"
+        context.warn("nothing-quantized", f"{declined}: the model is returned as it is")
+    else:
+        result = steps.inserted(context, way.step)
+        if way.measure:
+            way.step("measure", 0, 1)
+            result = slower.not_slower(float_model, result, context, way.shapes, report)
+        if result is float_model:
+            declined = "whatever was tried measured slower than the input"
+            context.warn("nothing-faster", f"{declined}, which is returned as it is")
+    runs = declined is None and state.request.target in RUNNABLE and not state.request.weight_only
+    if runs:
+        state.placement = confirmed(state.placement, kernels(result))
     report.quantize = found = described(context)
+    found.declined, found.measured_kernels = declined, runs
     if way.plots is not None:
         pictures.write(drawings(context), way.plots)
-    if result is float_model:
-        found.declined = "whatever was tried measured slower than the input"
-    elif way.verify and not state.request.weight_only:
+    if declined is None and way.verify and not state.request.weight_only:
         way.step("verify", 0, 1)
         _compare(original, result, state, found, context)
     return result

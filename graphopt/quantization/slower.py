@@ -41,7 +41,6 @@ def not_slower(
                 found.input_ms, found.ratio = before.input_ms, before.ratio * found.ratio
             report.measure = found
             return model
-    context.warn("nothing-faster", "whatever was quantized measured slower than the input, which is returned as it is")
     return original
 
 

@@ -30,6 +30,8 @@ class State:
         request: What the user asked for.
         batches: Returns the calibration data from the start; may be called as often as needed.
         held_out: Returns batches that were not calibrated with; none where all of the data was.
+        total: How many batches are calibrated with; 0: not known.
+        original: The model that the user gave, with which results are compared; None: the float model itself.
         floats: Nodes that were returned to float (mixed precision, or slower on integers); placement leaves them out.
         why: Why such a node was returned.
         grids: Types of single weights and activations that are not the ones asked for (mixed precision).
@@ -37,12 +39,15 @@ class State:
         histograms: By name of the value.
         parameters: Scales and zero points of the activations and weights of the placement.
         asked: What the parameters of each value were found for: its type, its constraint, and whose numbers it shares.
+        corrections: What is added to the bias of a node when it is quantized, ``[channels]``.
         codes: Integers of weights that are not simply rounded to nearest: int64, of the weight's shape.
     """
 
     request: Request
     batches: Callable[[], Iterator[Mapping[str, Any]]]
     held_out: Callable[[], Iterator[Mapping[str, Any]]] = lambda: iter(())
+    total: int = 0
+    original: ir.Model | None = None
     floats: set[ir.Node] = field(default_factory=set)
     why: dict[ir.Node, str] = field(default_factory=dict)
     grids: dict[ir.Value, Grid] = field(default_factory=dict)
@@ -50,4 +55,7 @@ class State:
     histograms: dict[str, Histogram] = field(default_factory=dict)
     parameters: dict[ir.Value, Parameters] = field(default_factory=dict)
     asked: dict[ir.Value, object] = field(default_factory=dict)
+    calibrations: int = 0
+    """How often data was collected."""
+    corrections: dict[ir.Node, np.ndarray] = field(default_factory=dict)
     codes: dict[ir.Value, np.ndarray] = field(default_factory=dict)

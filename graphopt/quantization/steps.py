@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ from graphopt.calibrate.solve import Parameters, solve, solve_rows
 from graphopt.context import Context
 from graphopt.errors import UsageError, about, nearest
 from graphopt.facts.constants import Constants
-from graphopt.quantization import biases, weight_only
+from graphopt.quantization import biases, corrections, weight_only
 from graphopt.quantization.place import placed
 from graphopt.quantization.placement import Placement, Weight
 from graphopt.quantization.qdq import in_type, insert
@@ -36,7 +37,7 @@ from graphopt.subgraphs import within
 
 Progress = Callable[[str, int, int], None]
 
-FIRST = ("fold-masks", "fold-batch-norm")
+FIRST = ("fold-masks", "fold-batch-norm", "tidy")
 """Passes of ``optimize`` that run before placement: a weight is quantized as it will be multiplied."""
 
 
@@ -140,14 +141,20 @@ def calibrate(context: Context, progress: Progress | None = None) -> None:
             progress=progress,
             workers=request.workers,
             ray=request.ray,
-            # What passes want to know in addition is another calibration than the one that was interrupted.
-            resume=None if state.histograms else request.resume,
+            total=state.total,
+            resume=_folder(request.resume, state.calibrations),
             nonfinite="count",
         )
     )
+    state.calibrations += 1
     wrong = [name for name in names if state.histograms[name].nans]
     if wrong:  # said with the sample that it came from
         collect(context.model, wrong, state.batches(), nonfinite="refuse")
+
+
+def _folder(resume: str | None, number: int) -> str | None:
+    """Return where the checkpoints of one calibration are; later ones, of other values, have folders inside."""
+    return resume if resume is None or not number else os.path.join(resume, str(number))
 
 
 def settle(context: Context, progress: Progress | None = None) -> None:
@@ -228,6 +235,7 @@ def inserted(context: Context, progress: Progress | None = None) -> ir.Model:
     placement: Placement = _translated(state.placement, same)
     parameters: Mapping[ir.Value, Parameters] = {same[v]: p for v, p in state.parameters.items() if v in same}
     codes = {same[v]: found for v, found in state.codes.items() if v in same}
+    corrections.apply(twin, placement, {same[node]: by for node, by in state.corrections.items() if node in same})
     if state.request.weight_only:
         found = dict(parameters)
         weight_only.insert(twin, placement, found, codes, state.request, progress)
