@@ -261,7 +261,8 @@ def test_table_of_a_quantization() -> None:
         "integer operators        0   19 of 42                    ",
         "output SQNR                   27.8 dB  the worst of all  ",
         "on held-out data              26.2 dB                    ",
-        "bias-correction: 17 biases",
+        "",
+        "To win accuracy back: bias-correction: 17 biases",
         "",
         "The tensors that lose most",
         "tensor  of         type                             SQNR  range          seen          ",
@@ -285,6 +286,13 @@ def test_table_of_a_quantization_that_was_declined() -> None:
 def test_table_says_where_figures_are_planned_only() -> None:
     assert "as placed" not in quantized(full())
     assert "as placed" in quantized(Report(quantize=dataclasses.replace(quantization(), measured_kernels=False)))
+
+
+def test_weights_alone_are_no_integer_operators() -> None:
+    weights = [row for row in quantization().tensors if row.kind == "weight"]
+    text = quantized(Report(quantize=QuantizeReport(tensors=weights, integer_nodes=3)))
+    assert "weights in few bits" in text and "as placed" not in text and "integer operators" not in text
+    assert "integer operators" in quantized(Report(quantize=QuantizeReport(integer_nodes=3)))
 
 
 def test_reasons_are_counted_and_cut() -> None:

@@ -150,7 +150,7 @@ def command(
             seed=seed,
             shapes=shapes,
             keep_failed=keep_failed,
-            quantize=_quantization(quantize, data),
+            quantize=_quantization(quantize, data, target),
             data=data,
             progress=step,
         )
@@ -178,13 +178,14 @@ def command(
         raise typer.Exit(3)
 
 
-def _quantization(text: str | None, data: str | None) -> dict[str, Any] | None:
+def _quantization(text: str | None, data: str | None, target: str) -> dict[str, Any] | None:
     """The options of --quantize by name; None where nothing shall be quantized."""
     if text is None:
         return None
     from graphopt.quantization.text import options as read
 
     found = read(text)
-    if data is None and not found.get("random_data") and found.get("activations") != "none":
+    needed = quantize_command.needs_data(found.get("target", target), found.get("activations"))
+    if data is None and needed and not found.get("random_data"):
         raise UsageError(quantize_command.NO_DATA, where="--quantize", help=quantize_command.WHAT_DATA)
     return found

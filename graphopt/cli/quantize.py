@@ -20,6 +20,7 @@ EXAMPLE = (
 _STANDARD_OUTPUT = Path("-")
 
 TARGETS = ("cpu", "cuda", "tensorrt", "portable")  # as graphopt.quantization has them; that is not imported for --help
+WEIGHTS_ONLY = ("cuda",)  # targets that have no integer kernels: their tables say "none" first
 METHODS = ("mse", "minmax", "percentile", "entropy")
 
 _ONE = "give one of the two"
@@ -267,7 +268,7 @@ def command(
     options.one_of(method, METHODS, "--method")
     shapes = options.read_shapes(shape)
     json_file = None if json == _STANDARD_OUTPUT else json
-    _complete(output, data, random_data, activations, dry_run)
+    _complete(output, data, random_data, activations, target, dry_run)
     _pairs(workers, ray, target_accuracy, evaluate, data, random_data)
     options.distinct({"-o": output, "--report": report, "--json": json_file})
     options.distinct({"MODEL": model, "--report": report, "--json": json_file})
@@ -336,7 +337,14 @@ def command(
         _note_on_plots()
 
 
-def _complete(output: Path | None, data: str | None, random_data: bool, activations: str | None, dry_run: bool) -> None:
+def needs_data(target: str, activations: str | None) -> bool:
+    """Whether activations will be quantized, whose scales depend on data."""
+    return (activations or ("none" if target in WEIGHTS_ONLY else "")) != "none"
+
+
+def _complete(
+    output: Path | None, data: str | None, random_data: bool, activations: str | None, target: str, dry_run: bool
+) -> None:
     """Raises UsageError when what has to be given is missing."""
     if dry_run:
         return
@@ -346,7 +354,7 @@ def _complete(output: Path | None, data: str | None, random_data: bool, activati
             where="graphopt quantize",
             help="give -o OUT, or --dry-run to see what it would do",
         )
-    if data is None and not random_data and activations != "none":
+    if data is None and not random_data and needs_data(target, activations):
         raise UsageError(
             NO_DATA,
             where="graphopt quantize",

@@ -26,7 +26,8 @@ def summary(found: QuantizeReport | None) -> str:
         f"activations {escape(found.activations or 'float')}, "
         f"scales by {escape(found.method)}{f' on {found.batches:,} batches' if found.batches else ''}.</p>",
     ]
-    lines += [f"<p>{escape(line)}</p>" for line in found.recovery]
+    if found.recovery:
+        lines.append(f"<p>To win accuracy back: {escape('; '.join(found.recovery))}.</p>")
     if found.worst:
         lines.append("<h3>The tensors that lose most</h3>")
         lines.append('<p class="soft">Heights are logarithmic; between the lines is what the type can hold.</p>')

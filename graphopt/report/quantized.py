@@ -124,6 +124,11 @@ class QuantizeReport:
     declined: str | None = None
     """Why nothing was quantized although it was asked for; None: it was."""
 
+    @property
+    def weights_only(self) -> bool:
+        """Whether operators compute in float on weights that are stored in few bits."""
+        return bool(self.tensors) and all(row.kind == "weight" for row in self.tensors)
+
 
 def worst(rows: Sequence[TensorRow], number: int = WORST) -> list[TensorRow]:
     """Return the rows with the lowest SQNR, the worst first; those without any error are never among them."""

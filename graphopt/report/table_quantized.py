@@ -37,8 +37,8 @@ def show_part(report: Report, console: Console) -> None:
 def _show_rest(found: QuantizeReport, console: Console) -> None:
     if found.declined is not None:
         console.print(f"\nnot quantized: {found.declined}", style="yellow")
-    for line in found.recovery:
-        console.print(line)
+    if found.recovery:
+        console.print(f"\nTo win accuracy back: {'; '.join(found.recovery)}")
     _show_worst(found, console)
     show_float(found.nodes, console)
 
@@ -98,8 +98,9 @@ def _figures(report: Report, found: QuantizeReport) -> list[tuple[str, str, str,
         faster = f"{1 / measure.ratio:.2f} times as fast" if measure.ratio else ""
         rows.append(("latency", words.milliseconds(measure.input_ms), words.milliseconds(measure.output_ms), faster))
     total = found.integer_nodes + found.float_nodes
-    note = "" if found.measured_kernels else "as placed"
-    rows.append(("integer operators", "0", f"{found.integer_nodes:,} of {total:,}", note))
+    note = "" if found.measured_kernels or found.weights_only else "as placed"
+    name = "weights in few bits" if found.weights_only else "integer operators"
+    rows.append((name, "0", f"{found.integer_nodes:,} of {total:,}", note))
     if found.output_sqnr_db is not None:
         note = "the worst of all" if len(found.outputs) > 1 else ""
         rows.append(("output SQNR", "", words.decibels(found.output_sqnr_db), note))

@@ -99,7 +99,10 @@ def axis(row: TensorRow) -> str:
 def integer_operators(found: QuantizeReport) -> str:
     """How much of what could runs on integers: '21 of 23 quantizable operators run on integer kernels'."""
     total = found.integer_nodes + found.float_nodes
-    how = "run on integer kernels" if found.measured_kernels else "are placed on integer kernels"
+    if found.weights_only:
+        how = "read weights in few bits"
+    else:
+        how = "run on integer kernels" if found.measured_kernels else "are placed on integer kernels"
     return f"{found.integer_nodes:,} of {total:,} quantizable operators {how}"
 
 

@@ -24,7 +24,7 @@ from tests.cli.conftest import Run, listing
 from tests.cli.test_terminal import run_on_a_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
-SIDE, WIDTH = 12, 32
+SIDE, WIDTH = 16, 32
 
 
 def two_convolutions() -> onnx.ModelProto:
@@ -36,7 +36,7 @@ def two_convolutions() -> onnx.ModelProto:
         return numpy_helper.from_array((random.standard_normal(shape) * scale).astype(np.float32), name)
 
     nodes = [
-        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "first", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "first", pads=[3, 3, 3, 3]),
         helper.make_node("Relu", ["c1"], ["r1"], "relu1"),
         helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], "second", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c2"], ["r2"], "relu2"),
@@ -50,7 +50,7 @@ def two_convolutions() -> onnx.ModelProto:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 7])],
         [
-            *(constant("w1", WIDTH, 3, 3, 3), constant("b1", WIDTH)),
+            *(constant("w1", WIDTH, 3, 7, 7), constant("b1", WIDTH)),
             *(constant("w2", WIDTH, WIDTH, 3, 3), constant("b2", WIDTH), constant("w3", 7, WIDTH), constant("b3", 7)),
         ],
     )
@@ -116,13 +116,13 @@ def test_the_report_tells_the_scales_that_are_in_the_model(run: Run, net: Path, 
     out, record_file = tmp_path / "out.onnx", tmp_path / "r.json"
     assert run("quantize", net, "-o", out, "--data", data, "--no-measure", "--json", record_file).status == 0
     rows = {row["name"]: row for row in json.loads(record_file.read_text())["quantize"]["tensors"]}
-    assert {"x", "w1", "w2"} <= rows.keys()
+    assert {"r1", "w2"} <= rows.keys()
     for row in rows.values():
         assert {"name", "dtype", "scale", "zero_point", "mse", "sqnr_db", "method"} <= row.keys()
     written = {t.name: numpy_helper.to_array(t) for t in onnx.load(out).graph.initializer}
     scales = {node.input[0]: node.input[1] for node in onnx.load(out).graph.node if node.op_type == "QuantizeLinear"}
-    np.testing.assert_array_equal(written[scales["x"]], np.float32(rows["x"]["scale"]))
-    assert rows["x"]["dtype"] == "uint8" and rows["x"]["kind"] == "activation"
+    np.testing.assert_array_equal(written[scales["r1"]], np.float32(rows["r1"]["scale"]))
+    assert rows["r1"]["dtype"] == "uint8" and rows["r1"]["kind"] == "activation" and rows["r1"]["zero_point"] == 0
     assert len(rows["w2"]["scale"]) == WIDTH and rows["w2"]["axis"] == 0
     assert rows["w2"]["node"] == "Conv second"
 
@@ -202,6 +202,10 @@ def test_weights_alone_need_no_data(run: Run, net: Path, tmp_path: Path) -> None
     ran = run("quantize", net, "-o", out, "--activations", "none", "--no-measure")
     assert ran.status == 0, ran.err
     assert out.exists() and "QuantizeLinear" not in kinds(out)
+    assert "weights in few bits" in ran.out and "integer operators" not in ran.out
+    # So does a target that has no integer kernels; the others want data.
+    assert run("quantize", net, "-o", out, "--target", "cuda", "--no-measure").status == 0
+    assert run("quantize", net, "-o", out, "--target", "tensorrt", "--no-measure").status == 2
 
 
 def test_random_data_only_when_asked_for_and_with_a_warning(run: Run, net: Path, tmp_path: Path) -> None:
@@ -222,7 +226,7 @@ def test_a_warning_is_not_given_for_real_data(run: Run, net: Path, data: Path, t
 
 
 def test_latency_is_measured(run: Run, net: Path, data: Path, tmp_path: Path) -> None:
-    ran = run("quantize", net, "-o", tmp_path / "out.onnx", "--data", data, "--json", "-", "--shape", "x=1,3,12,12")
+    ran = run("quantize", net, "-o", tmp_path / "out.onnx", "--data", data, "--json", "-", "--shape", "x=1,3,16,16")
     assert ran.status == 0, ran.err
     measure = json.loads(ran.out)["measure"]
     assert measure["input_ms"] > 0 and measure["output_ms"] > 0 and measure["way"] in ("quantized", "input")
@@ -434,7 +438,7 @@ def batches():
     for number in range(10_000):
         open("started", "w").close()
         time.sleep(0.05)
-        yield {"x": np.ones((1, 3, 12, 12), np.float32)}
+        yield {"x": np.ones((1, 3, 16, 16), np.float32)}
 """
 
 
@@ -495,7 +499,7 @@ def test_optimize_and_quantize_in_one_command(run: Run, data: Path, tmp_path: Pa
     assert ran.status == 0, ran.err
     assert "integer operators" in ran.out and "mask" in ran.out
     shapes = sorted(tuple(t.dims) for t in onnx.load(out).graph.initializer if len(t.dims) == 4)
-    assert (WIDTH // 2, 3, 3, 3) in shapes and (WIDTH, WIDTH // 2, 3, 3) in shapes
+    assert [shape[0] for shape in shapes] == [WIDTH // 2, WIDTH] and shapes[1] == (WIDTH, WIDTH // 2, 3, 3)
     assert "QuantizeLinear" in kinds(out)
     x = images()
     assert decibels(outputs(net, x), outputs(out, x)) > 25
