@@ -106,6 +106,7 @@ def depthwise(node: ir.Node, spec: Spec, edit: Edit) -> None:
     """Every channel has its filter: the channels go as they do through an elementwise operator."""
     kept = edit.planned(node.outputs[0]).get(1)
     wanted = wanted_by_links(node, 0, spec, edit)
+    wanted.pop(1, None)  # channels whose outputs stay are read, also where only dead outputs read them
     if kept is not None:
         wanted[1] = kept
         node.attributes["group"] = ir.AttrInt64("group", int(kept.size))
