@@ -33,8 +33,10 @@ BUILT_IN = (
     "graphopt.passes.quantize.upgrade_opset:UpgradeOpset",
     "graphopt.passes.quantize.global_average:GlobalAverage",
     "graphopt.passes.quantize.join_bias:JoinBias",
+    "graphopt.passes.quantize.pad_channels:PadChannels",
     "graphopt.passes.quantize.equalize:Equalize",
     "graphopt.passes.quantize.smooth_quant:SmoothQuant",
+    "graphopt.passes.quantize.bias_correction:BiasCorrection",
     "graphopt.passes.quantize.gptq:Gptq",
 )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
+from graphopt.plan.cost import CostModel
 from graphopt.quantization.place_candidates import Candidates
 from graphopt.quantization.place_cut import NEVER, Cut
 from graphopt.quantization.tables.rows import Costs, Row
@@ -25,7 +27,7 @@ def cheapest(found: Candidates) -> set[ir.Node]:
     figures = found.table.costs
     read: dict[ir.Value, list[ir.Node]] = {}
     for node, row in found.rows.items():
-        slow, fast = of_node(node, row, figures)
+        slow, fast = of_node(node, row, figures, found.context.costs)
         net.side(node, first=fast, second=slow)
         for value in found.activations(node, row):
             read.setdefault(value, []).append(node)
@@ -67,28 +69,46 @@ def elements(value: ir.Value | None) -> float:
     return count
 
 
-def multiplications(node: ir.Node) -> float:
-    """Return the multiply-adds of Conv, MatMul and Gemm: elements of the output times the length of each sum."""
+def of_node(node: ir.Node, row: Row, figures: Costs, float_figures: CostModel) -> tuple[float, float]:
+    """Return what a node costs in float and on integers, in nanoseconds, borders apart."""
+    if row.role != "compute":
+        slow, fast = row.cost
+        count = max(
+            sum(elements(out) for out in node.outputs), elements(node.inputs[1 if node.op_type == "Where" else 0])
+        )
+        return count * slow, count * fast
+    written = elements(node.outputs[0]) * figures.output
     if node.op_type == "Conv":
-        channels = (dims.static(node.inputs[1]) or (None,))[0] or 1
-        return elements(node.outputs[0]) * elements(node.inputs[1]) / channels
+        slow, fast = _convolution(node, figures, float_figures)
+        return slow, fast + written
     sizes = dims.static(node.inputs[0]) or (None,)
     turned = node.op_type == "Gemm" and node.attributes.get_int("transA", 0)
-    return elements(node.outputs[0]) * ((sizes[0] if turned else sizes[-1]) or _OPEN)
+    depth = (sizes[0] if turned else sizes[-1]) or _OPEN
+    columns = (dims.static(node.outputs[0]) or (None,))[-1] or _OPEN
+    rows = elements(node.outputs[0]) / columns
+    # Products of two activations are many small ones, whose "weights" are not read from afar.
+    slow = depth * columns * max(rows * float_figures.product_mac, float_figures.weight)
+    return slow, depth * columns * max(rows * figures.mac, figures.weight) + written
 
 
-def of_node(node: ir.Node, row: Row, costs: Costs) -> tuple[float, float]:
-    """Return what a node costs in float and on integers, in nanoseconds, borders apart."""
-    if row.role == "compute":
-        count, (slow, fast) = multiplications(node), costs.mac
-        # Integers come back through one multiplication an element.
-        return count * slow, count * fast + elements(node.outputs[0]) * costs.follow[1] / 2
-    slow, fast = costs.move if row.role == "move" else costs.follow
-    count = max(sum(elements(out) for out in node.outputs), max(elements(value) for value in node.inputs[:1]))
-    return count * slow, count * fast
+def _convolution(node: ir.Node, figures: Costs, float_figures: CostModel) -> tuple[float, float]:
+    weight, out = dims.static(node.inputs[1]), dims.static(node.outputs[0])
+    if weight is None or out is None or None in weight:
+        return 0.0, 0.0
+    outputs, inputs, *window = (size or 0 for size in weight)
+    groups = node.attributes.get_int("group", 1)
+    taps = int(np.prod(window))
+    positions = int(elements(node.outputs[0]) / max(outputs, 1))
+    if groups > 1 and inputs == 1 and outputs == groups:
+        slow = float(float_figures.depthwise(outputs, taps, positions))
+        return slow, outputs * taps * positions * figures.depthwise_mac
+    slow = groups * float(float_figures.convolution(inputs, outputs // groups, taps, positions))
+    loose = groups > 1 or inputs % 4
+    moved = 0.0 if taps == 1 and groups == 1 else figures.loose_copy if loose else figures.copy
+    return slow, outputs * inputs * taps * positions * figures.mac + positions * taps * groups * moved
 
 
-def of_borders(value: ir.Value, costs: Costs) -> tuple[float, float]:
+def of_borders(value: ir.Value, figures: Costs) -> tuple[float, float]:
     """Return what quantizing and dequantizing a value cost."""
     count = elements(value)
-    return count * costs.q + costs.node, count * costs.dq + costs.node
+    return count * figures.q + figures.node, count * figures.dq + figures.node

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphopt.quantization.tables import conditions as on
 from graphopt.quantization.tables.rows import Row, Table
 
-_MOVE = Row("move")
-_FOLLOW = Row("follow")
-_BOTH = Row("follow", data=(0, 1), constants=True)
+_VIEW = Row("move", cost=(0.01, 0.01))
+_MOVE = Row("move", cost=(0.16, 0.07))
+_SUM = Row("follow", data=(0, 1), constants=True, cost=(0.28, 0.17))
 
 ROWS = {
     "Conv": Row("compute", weight=1, bias=2, channels=on.first_output_channels),
@@ -33,24 +35,24 @@ ROWS = {
         joined=on.clipped_product,
         when=(on.plain_gemm,),
     ),
-    "Add": _BOTH,
-    "Mul": _BOTH,
-    "Concat": Row("follow", data=(), constants=True),
-    "Where": Row("follow", data=(1, 2), constants=True),
-    "AveragePool": _FOLLOW,
-    "GlobalAveragePool": _FOLLOW,
-    "Softmax": _FOLLOW,
-    "Sigmoid": _FOLLOW,
-    "LeakyRelu": _FOLLOW,
+    "Add": _SUM,
+    "Mul": replace(_SUM, cost=(0.29, 0.24)),
+    "Concat": Row("follow", data=(), constants=True, cost=(0.32, 0.28)),
+    "Where": Row("follow", data=(1, 2), constants=True, cost=(0.3, 0.3)),
+    "AveragePool": Row("follow", cost=(0.25, 1.2)),
+    "GlobalAveragePool": Row("follow", cost=(0.2, 0.06)),
+    "Softmax": Row("follow", cost=(0.5, 2.4)),
+    "Sigmoid": Row("follow", cost=(0.31, 0.27)),
+    "LeakyRelu": Row("follow", cost=(0.2, 0.27)),
     "ArgMax": Row("follow", output="other"),
-    "MaxPool": Row("move", when=(on.one_output,)),
+    "MaxPool": Row("move", cost=(0.28, 0.1), when=(on.one_output,)),
     "ReduceMax": _MOVE,
     "ReduceMin": _MOVE,
-    "Reshape": _MOVE,
+    "Reshape": _VIEW,
+    "Squeeze": _VIEW,
+    "Unsqueeze": _VIEW,
+    "Flatten": _VIEW,
     "Transpose": _MOVE,
-    "Squeeze": _MOVE,
-    "Unsqueeze": _MOVE,
-    "Flatten": _MOVE,
     "Slice": _MOVE,
     "Split": _MOVE,
     "Gather": _MOVE,
@@ -58,7 +60,7 @@ ROWS = {
     "Expand": _MOVE,
     "Tile": _MOVE,
     "DepthToSpace": _MOVE,
-    "Resize": Row("move", when=(on.nearest,)),
+    "Resize": Row("move", cost=(4.0, 4.0), when=(on.nearest,)),
     "Relu": Row("absorb"),
     "Clip": Row("absorb"),
 }

@@ -37,6 +37,7 @@ class Row:
             ``other``: what it writes is no real number (ArgMax).
         joined: With ``either``: whether the runtime joins the operator to the only reader of a float output before it
             looks for integers, so that there must be a Q between them.
+        cost: Nanoseconds an element (of the larger side) in float, and on integers; not of ``compute``.
         when: Conditions, all of which must hold.
     """
 
@@ -48,28 +49,37 @@ class Row:
     constants: bool = False
     output: Literal["quantized", "either", "other"] = "quantized"
     joined: Callable[[ir.Node, ir.Node], bool] | None = None
+    cost: tuple[float, float] = (0.25, 0.25)
     when: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What things cost on a target, in nanoseconds on one thread; they decide where borders pay and nothing else.
+    """What integers cost on a target, in nanoseconds on one thread; they decide where borders pay and nothing else.
+
+    What float costs is in ``plan.cost.CostModel``, whose terms these follow.
 
     Attributes:
         q: Quantizing one element.
         dq: Dequantizing one.
-        mac: A multiply-add in float, and on integers.
-        follow: One element of a follower in float, and on integers.
-        move: Copying one element in float, and as integers.
+        mac: A multiply-add of a product or an ungrouped convolution.
+        weight: Reading one weight of a product of few rows.
+        depthwise_mac: One of a convolution of every channel by itself.
+        output: Bringing one sum back to 8 bits.
+        copy: Moving the channels of one tap of a window to where they are multiplied, if they are a multiple of 4.
+        loose_copy: The same if they are not, or of one of several groups.
         node: Starting an operator.
     """
 
     q: float = 0.15
-    dq: float = 0.1
-    mac: tuple[float, float] = (0.018, 0.005)
-    follow: tuple[float, float] = (0.2, 0.15)
-    move: tuple[float, float] = (0.2, 0.05)
-    node: float = 300.0
+    dq: float = 0.13
+    mac: float = 0.0047
+    weight: float = 0.035
+    depthwise_mac: float = 0.05
+    output: float = 0.2
+    copy: float = 0.6
+    loose_copy: float = 3.0
+    node: float = 1500.0
 
 
 @dataclass(frozen=True)
