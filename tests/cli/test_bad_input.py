@@ -323,3 +323,54 @@ def test_the_near_miss_of_every_refusal(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(build([node("Relu", "x", "y")]).SerializeToString())
     ran, untouched = optimize(run, tmp_path / "bad.onnx", tmp_path / "out.onnx")
     assert ran.status == 0 and untouched and (tmp_path / "out.onnx").exists()
+
+
+# --- graphopt quantize ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_quantize_refuses_the_same(case: str, run: Run, tmp_path: Path) -> None:
+    write, message = REFUSED[case]
+    bad = write(tmp_path) or tmp_path / "bad.onnx"
+    before = files(tmp_path)
+    for more in (("--random-data",), ("--activations", "none"), ("--dry-run",)):
+        ran = run("quantize", bad, "-o", tmp_path / "out.onnx", *more)
+        assert ran.status == 1 and ran.out == ""
+        said(ran, message, "bad.onnx", ".bin")
+        assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("case", HANDLED)
+def test_quantize_handles_the_same(case: str, run: Run, tmp_path: Path) -> None:
+    """Handled, or refused in words (there is no random sequence or string to calibrate on); never a traceback."""
+    model, bad, out = HANDLED[case](), tmp_path / "bad.onnx", tmp_path / "out.onnx"
+    bad.write_bytes(model.SerializeToString())
+    before = files(tmp_path)
+    for more in (("--random-data", "--samples", 3), ("--activations", "none"), ("--target", "portable", "--dry-run")):
+        ran = run("quantize", bad, "-o", out, "--no-measure", *more)
+        after = files(tmp_path)
+        written = after.pop(out.name, None)
+        assert after == before and "internal error" not in ran.err
+        if ran.status:
+            assert ran.status == 1 and written is None
+            said(ran, "")
+            continue
+        assert ran.err == ""
+        if written is not None:
+            runtime.session(out)
+            assert [value.name for value in onnx.load(out).graph.output] == [v.name for v in model.graph.output]
+            out.unlink()
+
+
+def test_quantize_carries_an_unknown_operator_through(run: Run, tmp_path: Path) -> None:
+    """Weights need no run of the model; calibration does, and the runtime says why it cannot."""
+    bad, out = tmp_path / "bad.onnx", tmp_path / "out.onnx"
+    bad.write_bytes(wonder().SerializeToString())
+    ran = run("quantize", bad, "-o", out, "--random-data")
+    assert ran.status == 1 and not out.exists()
+    said(ran, "Wonder")
+    ran = run("quantize", bad, "-o", out, "--activations", "none", "--no-measure", "--no-verify")
+    assert ran.status == 0, ran.err
+    (left,) = [n for n in onnx.load(out).graph.node if n.op_type == "Wonder"]
+    (given,) = [n for n in wonder().graph.node if n.op_type == "Wonder"]
+    assert left.output == given.output and left.attribute == given.attribute
