@@ -163,39 +163,59 @@ def _reader(reader: Reader, s: np.ndarray) -> float:
     return float(((reader.gain * (ranges / reader.levels) ** 2).sum(1) * energy).sum()) / 12
 
 
+def _logs(found: np.ndarray) -> np.ndarray:
+    """Return log2 relative to the median; 0 where there is nothing to go by."""
+    known = found > 0
+    result = np.zeros(found.size)
+    result[known] = np.log2(found[known])
+    result[known] -= np.median(result[known]) if known.any() else 0.0
+    return result
+
+
 def equalizing(balance: Balance) -> list[np.ndarray]:
     """Return ``log2 s`` that make the ranges of rows and columns equal, all the way and parts of it.
 
-    ``s = sqrt(column / row)``; a channel without either is left alone.
+    ``s = sqrt(column / row)``; nothing where no row has to share its step with others.
     """
-    known = (balance.row > 0) & (balance.column > 0)
-    full = np.zeros(balance.channels)
-    full[known] = 0.5 * (np.log2(balance.column[known]) - np.log2(balance.row[known]))
+    if not balance.row.any():
+        return []
+    full = 0.5 * (_logs(balance.column) - _logs(balance.row))
+    full[(balance.row == 0) | (balance.column == 0)] = 0.0
     return [part * full for part in (1.0, 0.75, 0.5, 0.25)]
 
 
 def smoothing(balance: Balance, strengths: Sequence[float]) -> list[np.ndarray]:
     """Return ``log2 s = (1 - alpha) log2 column - alpha log2 reach`` for each alpha."""
-    known = (balance.column > 0) & (balance.reach > 0)
-    found = []
-    for alpha in strengths:
-        one = np.zeros(balance.channels)
-        one[known] = (1 - alpha) * np.log2(balance.column[known]) - alpha * np.log2(balance.reach[known])
-        one[known] -= np.median(one[known]) if known.any() else 0
-        found.append(one)
-    return found
+    column, reach = _logs(balance.column), _logs(balance.reach)
+    idle = (balance.column == 0) | (balance.reach == 0)
+    return [np.where(idle, 0.0, (1 - alpha) * column - alpha * reach) for alpha in strengths]
 
 
-def best(balance: Balance, candidates: Sequence[np.ndarray], *, whole: bool, decibels: float) -> np.ndarray | None:
-    """Return the candidate with the least noise, or None where none gains ``decibels`` over doing nothing.
+def best(
+    balance: Balance, candidates: Sequence[np.ndarray], *, whole: bool, decibels: float, search: bool = False
+) -> np.ndarray | None:
+    """Return the exponents with the least noise, or None where none gains ``decibels`` over doing nothing.
 
-    ``whole``: round the exponents, so that factors are powers of two and change no result of float arithmetic.
+    Args:
+        balance: What they touch.
+        candidates: Where to look.
+        whole: Round exponents, so that factors are powers of two and change no result of float arithmetic.
+        decibels: What is too little to touch anything.
+        search: Go on from the best candidate along the ranges of rows, columns and activations. The noise is convex.
     """
-    limit = balance.noise(np.zeros(balance.channels)) * 10 ** (-decibels / 10)
-    found = None
-    for candidate in candidates:
-        exponents = np.rint(candidate) if whole else candidate
-        noise = balance.noise(exponents)
-        if noise < limit:
-            limit, found = noise, exponents
-    return found
+    finish = np.rint if whole else (lambda one: one)
+    start = balance.noise(np.zeros(balance.channels))
+    found = min(candidates, key=lambda one: balance.noise(finish(one)), default=None)
+    if found is None:
+        return None
+    noise = balance.noise(finish(found))
+    directions = [_logs(one) for one in (balance.row, balance.column, balance.reach)] if search else []
+    step = 0.5
+    while directions and step > 0.1:
+        trials = [found + sign * step * one for one in directions if one.any() for sign in (1, -1)]
+        trial = min(trials, key=lambda one: balance.noise(finish(one)), default=found)
+        if (after := balance.noise(finish(trial))) < noise:
+            found, noise = trial, after
+        else:
+            step /= 2
+    return finish(found) if noise < start * 10 ** (-decibels / 10) else None

@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.calibrate.balance import FIXED, Balance, Reader, Tap, Writer, best
-from graphopt.facts.ops.contraction import Geometry, canonical
+from graphopt.facts.ops.contraction import canonical
 from graphopt.plan.components import components
-from graphopt.quantization.scaling import Layer, Scaling
+from graphopt.quantization.scaling import Layer, Scaling, form
 from graphopt.quantization.state import State
 
 Candidates = Callable[[Balance], Sequence[np.ndarray]]
@@ -121,7 +121,7 @@ class Balancing:
             self._watched.append((row, self.measured.get(row.value) or Channel(known, low, spread)))
         self._importance()
 
-    def sweep(self, candidates: Candidates, *, whole: bool, decibels: float, most: int = 12) -> int:
+    def sweep(self, candidates: Candidates, *, whole: bool, decibels: float, search: bool = True, most: int = 12) -> int:
         """Choose the factors of group after group, until no choice gains anything; return how many groups changed.
 
         ``most``: rounds over all groups.
@@ -132,7 +132,9 @@ class Balancing:
             number = turn % len(self.groups)
             group = self.groups[number]
             balance = self.problem(group)
-            chosen = best(balance, candidates(balance), whole=whole, decibels=decibels) if balance.readers else None
+            chosen = None
+            if balance.readers:
+                chosen = best(balance, candidates(balance), whole=whole, decibels=decibels, search=search)
             idle = 0 if chosen is not None else idle + 1
             if chosen is not None:
                 self.exponents[group] += chosen
@@ -189,7 +191,7 @@ class Balancing:
         value = layer.node.inputs[layer.weight]
         array = constants.array(value)
         assert array is not None and value is not None
-        shaped = canonical(array, _geometry(layer))
+        shaped = canonical(array, form(layer.node, layer.weight))
         flat = np.abs(shaped.reshape(*shaped.shape[:3], -1)).astype(np.float32)
         bias = constants.array(layer.node.inputs[layer.bias]) if layer.bias is not None else None
         biases = np.zeros(layer.out.shape) if bias is None else np.broadcast_to(bias.ravel(), layer.out.size)
@@ -243,21 +245,6 @@ _MANY = 31.0
 
 _KEPT = 1 << 22
 """Weights of at most so many numbers are held while the factors are chosen."""
-
-
-def _geometry(layer: Layer) -> Geometry:
-    """Return where a weight's outputs and inputs lie, for ``canonical``."""
-    node = layer.node
-    if node.op_type == "Conv":
-        w_in, w_out = 1, 0
-    elif node.op_type == "ConvTranspose":
-        w_in, w_out = 0, 1
-    elif node.op_type == "Gemm":
-        w_in = 1 if node.attributes.get_int("transB", 0) else 0
-        w_out = 1 - w_in
-    else:
-        w_in, w_out = (0, 1) if layer.weight == 1 else (1, 0)
-    return Geometry(0, 0, layer.weight, w_in, w_out, 0, groups=layer.groups)
 
 
 def _groups(found: Scaling) -> Iterator[np.ndarray]:

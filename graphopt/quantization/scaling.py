@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import Constants, is_constant
+from graphopt.facts.ops.contraction import Geometry
 from graphopt.facts.rules import domain_of
 from graphopt.facts.store import Facts
 from graphopt.plan.components import components
@@ -72,6 +73,20 @@ class Layer:
     def depthwise(self) -> bool:
         """Whether each of its outputs reads one input."""
         return self.groups > 1 and self.into.shape[1] == 1
+
+
+def form(node: ir.Node, weight: int) -> Geometry:
+    """Return where the outputs and inputs of a product's weight lie, for ``canonical``."""
+    if node.op_type == "Conv":
+        w_in, w_out = 1, 0
+    elif node.op_type == "ConvTranspose":
+        w_in, w_out = 0, 1
+    elif node.op_type == "Gemm":
+        w_in = 1 if node.attributes.get_int("transB", 0) else 0
+        w_out = 1 - w_in
+    else:
+        w_in, w_out = (0, 1) if weight == 1 else (1, 0)
+    return Geometry(1 - weight, 1, weight, w_in, w_out, 1, groups=node.attributes.get_int("group", 1))
 
 
 @dataclass(slots=True)

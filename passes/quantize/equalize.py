@@ -40,7 +40,7 @@ class Equalize:
     stage: ClassVar[str] = "smooth"
 
     exact: bool = True
-    gain: float = 0.2
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.gain < 100:

@@ -44,7 +44,7 @@ class SmoothQuant:
 
     alpha: str = "auto"
     exact: bool = True
-    gain: float = 0.2
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         if self.alpha != "auto":
@@ -69,8 +69,10 @@ class SmoothQuant:
         seen = measure(context.model, {str(row.value.name): row.axis for row in rows}, state.batches())
         measured = {row.value: _channel(seen[str(row.value.name)]) for row in rows if str(row.value.name) in seen}
         balancing = Balancing(found, state, measured)
-        strengths = STRENGTHS if self.alpha == "auto" else (float(self.alpha),)
-        if not balancing.sweep(lambda one: smoothing(one, strengths), whole=self.exact, decibels=self.gain):
+        free = self.alpha == "auto"
+        strengths = STRENGTHS if free else (float(self.alpha),)
+        choices = lambda one: smoothing(one, strengths)  # noqa: E731
+        if not balancing.sweep(choices, whole=self.exact, decibels=self.gain, search=free):
             return False
         return context.record({"smoothed constants": rescale(context, found, balancing.exponents)})
 
