@@ -9,7 +9,7 @@ from graphopt import dims
 from graphopt.plan.cost import CostModel
 from graphopt.quantization.place_candidates import Candidates
 from graphopt.quantization.place_cut import NEVER, Cut
-from graphopt.quantization.tables.rows import Costs, Row
+from graphopt.quantization.tables.rows import Costs, Row, Table
 
 _BATCH = 1
 _OPEN = 32
@@ -21,14 +21,16 @@ _SHAPELESS = 4096
 def cheapest(found: Candidates) -> set[ir.Node]:
     """Return the candidates that run on integers at the least cost.
 
-    A value is quantized once, whoever reads it on integers, and dequantized once for those who do not.
+    A value is quantized once, whoever reads it on integers, and dequantized once for those who do not. Where a target
+    is not thrifty, or the user wants everything, what multiplies is on integers whatever it costs.
     """
     net = Cut()
     figures = found.table.costs
     read: dict[ir.Value, list[ir.Node]] = {}
     for node, row in found.rows.items():
         slow, fast = of_node(node, row, figures, found.context.costs)
-        net.side(node, first=fast, second=slow)
+        must = row.role == "compute" and (found.request.everything or not found.table.thrifty)
+        net.side(node, first=fast, second=NEVER if must else slow)
         for value in found.activations(node, row):
             read.setdefault(value, []).append(node)
     for value, readers in read.items():
@@ -46,11 +48,21 @@ def cheapest(found: Candidates) -> set[ir.Node]:
             for reader in readers:
                 net.border(("whole", value), reader, NEVER)
     for node in found.rows:
+        net.border(node, None, _unfused(node, found.table))
         if found.writes_integers(node):
             for value in (found.written[out] for out in node.outputs):
                 if value not in read:
                     net.border(node, None, of_borders(value, figures)[1])
     return {what for what in net.solve() if isinstance(what, ir.Node)}
+
+
+def _unfused(node: ir.Node, table: Table) -> float:
+    """Return what the operator behind a convolution costs more where it is not computed on the way."""
+    uses = list(node.outputs[0].uses()) if node.op_type == "Conv" else []
+    readers = {use.node for use in uses}
+    if len(readers) != 1 or node.outputs[0].is_graph_output():
+        return 0.0
+    return elements(node.outputs[0]) * table.fused.get(readers.pop().op_type, 0.0)
 
 
 def _read_in_float(value: ir.Value, readers: list[ir.Node]) -> bool:
@@ -111,4 +123,5 @@ def _convolution(node: ir.Node, figures: Costs, float_figures: CostModel) -> tup
 def of_borders(value: ir.Value, figures: Costs) -> tuple[float, float]:
     """Return what quantizing and dequantizing a value cost."""
     count = elements(value)
-    return count * figures.q + figures.node, count * figures.dq + figures.node
+    layout = figures.layout if (dims.rank(value) or 0) > 3 else 0.0
+    return count * (figures.q + layout) + figures.node, count * (figures.dq + layout) + figures.node

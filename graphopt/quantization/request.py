@@ -31,6 +31,7 @@ class Request:
         per_channel: Weights have a scale for each output channel.
         block: Weight-only: so many inputs share a scale.
         exclude: Names of nodes, or globs, that stay in float.
+        everything: Quantize what multiplies also where borders to float cost more than integers save.
         recover: Passes that recover accuracy, as ``registry.parse`` reads them: ``"equalize,gptq{damp=0.01}"``.
         target_sqnr: Return operators to more bits until the outputs have this SQNR, in decibels.
         target_accuracy: Return operators to more bits until ``evaluate`` says so much.
@@ -51,6 +52,7 @@ class Request:
     per_channel: bool = True
     block: int = 32
     exclude: tuple[str, ...] = ()
+    everything: bool = False
     recover: str | None = None
     target_sqnr: float | None = None
     target_accuracy: float | None = None

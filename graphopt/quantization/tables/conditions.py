@@ -12,6 +12,11 @@ def first_output_channels(node: ir.Node) -> int | None:
     return 0
 
 
+def second_output_channels(node: ir.Node) -> int | None:
+    """ConvTranspose: ``W[C, O, …]`` has a scale for each O."""
+    return 1
+
+
 def product_columns(node: ir.Node) -> int | None:
     """MatMul: the columns of ``B[…, K, N]`` have scales of their own."""
     rank = dims.rank(node.inputs[1])
@@ -35,6 +40,17 @@ def nearest(node: ir.Node) -> str | None:
     """Resize that copies."""
     mode = node.attributes.get_string("mode", "nearest")
     return None if mode == "nearest" else f"Resize in mode {mode!r} computes new numbers"
+
+
+def ungrouped(node: ir.Node) -> str | None:
+    """ConvTranspose whose output channels lie along one axis of the weight."""
+    return "groups" if node.attributes.get_int("group", 1) != 1 else None
+
+
+def residual(node: ir.Node) -> str | None:
+    """Add of two streams of one shape."""
+    first, second = (dims.sizes(value) for value in node.inputs[:2])
+    return None if first is not None and first == second else "not the sum of two streams"
 
 
 def one_output(node: ir.Node) -> str | None:

@@ -69,5 +69,6 @@ TABLE = Table(
     ROWS,
     activations=("uint8", "none", "uint7", "uint6", "uint5", "uint4", "uint3", "levels"),
     weights=("int8", "int7", "int6", "int5", "int4", "int3", "ternary", "levels"),
+    fused={"HardSwish": 0.35, "HardSigmoid": 0.16, "LeakyRelu": 0.2, "Sigmoid": 0.31, "Tanh": 0.28},
     takes=frozenset({"Conv", "ConvTranspose", "Gemm"}),
 )

@@ -13,4 +13,5 @@ TABLE = Table(
     activations=("uint8", "int8", "none", "uint16", "int16"),
     weights=("int8", "uint8", "int4", "uint4"),
     takes=onnxruntime_cpu.TABLE.takes,
+    thrifty=False,
 )

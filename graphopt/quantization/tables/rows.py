@@ -68,6 +68,7 @@ class Costs:
         output: Bringing one sum back to 8 bits.
         copy: Moving the channels of one tap of a window to where they are multiplied, if they are a multiple of 4.
         loose_copy: The same if they are not, or of one of several groups.
+        layout: Bringing one element of an image to the layout that integer convolutions want, or back.
         node: Starting an operator.
     """
 
@@ -79,6 +80,7 @@ class Costs:
     output: float = 0.2
     copy: float = 0.6
     loose_copy: float = 3.0
+    layout: float = 0.12
     node: float = 1500.0
 
 
@@ -93,7 +95,9 @@ class Table:
         symmetric: The zero point of activations is 0.
         bias: Whether the runtime wants the bias as int32 or as float.
         absorbs: Whether Relu and Clip are dropped by the Q behind them.
+        fused: Operators that a float convolution computes on the way, with the nanoseconds an element they take alone.
         takes: Operators that the runtime quantizes by itself where they stand in float between DQ and Q.
+        thrifty: Whether what multiplies stays in float where borders cost more than integers save; else it never does.
         costs: What decides about borders.
         reasons: Why a type is refused, by its name, where there is more to say than that it is.
     """
@@ -104,6 +108,8 @@ class Table:
     symmetric: bool = False
     bias: Literal["int32", "float"] = "int32"
     absorbs: bool = True
+    fused: Mapping[str, float] = field(default_factory=dict)
     takes: frozenset[str] = frozenset()
+    thrifty: bool = True
     costs: Costs = field(default_factory=Costs)
     reasons: Mapping[str, str] = field(default_factory=dict)
