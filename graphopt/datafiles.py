@@ -20,7 +20,7 @@ from graphopt.errors import ModelError, UsageError, nearest
 BATCH = 32
 """Samples per batch where the model leaves the batch size open ..."""
 
-BATCH_BYTES = 1 << 22
+BATCH_BYTES = 1 << 21
 """... and bytes: large samples come in smaller batches, or activations would need gigabytes."""
 
 Ranks = Mapping[str, tuple[int | None, int | None]]  # input -> (rank, batch size), None where open

@@ -48,7 +48,7 @@ def test_a_file_of_many_samples_takes_the_memory_of_a_batch(tmp_path: Path) -> N
     assert peak < 3_000_000
 
 
-@pytest.mark.parametrize(("bytes_", "sizes"), [(4000, [32, 3]), (1 << 20, [4] * 8 + [3]), (5 << 20, [1] * 35)])
+@pytest.mark.parametrize(("bytes_", "sizes"), [(4000, [32, 3]), (1 << 19, [4] * 8 + [3]), (5 << 20, [1] * 35)])
 def test_large_samples_come_in_small_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_: int, sizes: list[int]
 ) -> None:

@@ -79,19 +79,20 @@ class Counting:
             error.where = f"batch {number} of the data" + (f", {error.where}" if error.where else "")
             raise
 
-    def count(self, number: int, feeds: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Count what ``run`` returned.
+    def count(self, number: int, feeds: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Count what ``run`` returned, and take it out of ``arrays``: the next batch is on its way and needs room.
 
         Raises:
             ModelError: An activation is NaN or infinite; the first such tensor in the order of the model is named.
         """
         for name in self._tap.part.order if arrays else ():
+            array = arrays.pop(name)
             try:
-                wrong = self._found[name].add(arrays[name])
+                wrong = self._found[name].add(array)
             except TypeError as error:
-                raise UsageError(f"the value {name!r} has no histogram: it is {arrays[name].dtype}") from error
+                raise UsageError(f"the value {name!r} has no histogram: it is {array.dtype}") from error
             if wrong and self._nonfinite == "refuse":
-                raise _refusal(name, self._tap.part.writers[name], arrays[name], number, feeds)
+                raise _refusal(name, self._tap.part.writers[name], array, number, feeds)
         if self._sign:
             self._batches[number] = signature(feeds)
         self._count += 1
