@@ -77,6 +77,8 @@ def _carry_out(candidates: Candidates, chosen: set[ir.Node]) -> Placement:
         if candidates.writes_integers(node):
             for value in written:
                 wanted.setdefault(value, [])
+        if row.direct:
+            found.direct.append(node)
         if row.role == "move":
             for value in written:
                 shares.join(node.inputs[0], value)

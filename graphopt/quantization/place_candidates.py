@@ -78,6 +78,8 @@ class Candidates:
             reason = condition(node)
             if reason is not None:
                 return reason
+        if row.direct and self.kind.storage not in ("int8", "uint8"):
+            return "the runtime copies integers of 8 bits only"
         wanted: dict[ir.Value, tuple[Grid, int | None]] = {}
         computed = 0
         for position in positions(node, row):

@@ -86,3 +86,5 @@ class Placement:
     kept: list[Kept] = field(default_factory=list)
     guarded: list[ir.Node] = field(default_factory=list)
     """Nodes in float that the runtime would quantize by itself, as they stand between DQ and Q; see ``guard.py``."""
+    direct: list[ir.Node] = field(default_factory=list)
+    """Nodes of ``nodes`` that copy integers, for which the runtime knows no pattern; see ``direct.py``."""

@@ -18,6 +18,7 @@ from graphopt import dims
 from graphopt.calibrate.grid import Grid
 from graphopt.calibrate.solve import Parameters
 from graphopt.context import Context
+from graphopt.quantization.direct import copy_integers
 from graphopt.quantization.guard import guard
 from graphopt.quantization.placement import Activation, Bias, Placement, Weight
 from graphopt.rewrite.edit import Cursor, Edit
@@ -47,6 +48,7 @@ def insert(context: Context, placement: Placement, found: Mapping[ir.Value, Para
         outputs.setdefault(value, []).append(position)
     for activation in placement.activations.values():
         _activation(edit, activation, found[activation.value], outputs.get(activation.value, []))
+    copy_integers(edit, placement)
     guard(edit, placement)
     context.record({"quantized tensors": len(placement.activations) + len(placement.weights)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from graphopt import dims
+from graphopt.facts.constants import tensor_of
 
 
 def first_output_channels(node: ir.Node) -> int | None:
@@ -51,6 +52,18 @@ def residual(node: ir.Node) -> str | None:
     """Add of two streams of one shape."""
     first, second = (dims.sizes(value) for value in node.inputs[:2])
     return None if first is not None and first == second else "not the sum of two streams"
+
+
+def zero_padding(node: ir.Node) -> str | None:
+    """Pad that copies, or fills with nothing but zero, which every scale can represent."""
+    if node.attributes.get_string("mode", "constant") != "constant":
+        return None
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    tensor = None if value is None else tensor_of(value)
+    if value is None:
+        return None if "pads" not in node.attributes else "Pad of an old operator set"
+    zero = tensor is not None and tensor.size == 1 and not tensor.numpy().any()
+    return None if zero else "Pad fills with another number than zero"
 
 
 def one_output(node: ir.Node) -> str | None:

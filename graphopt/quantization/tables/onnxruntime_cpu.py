@@ -61,6 +61,8 @@ ROWS = {
     "Tile": _MOVE,
     "DepthToSpace": _MOVE,
     "Resize": Row("move", cost=(4.0, 4.0), when=(on.nearest,)),
+    "Pad": Row("move", cost=(0.2, 0.06), direct=True, when=(on.zero_padding,)),
+    "SpaceToDepth": replace(_MOVE, direct=True),
     "Relu": Row("absorb"),
     "Clip": Row("absorb"),
 }

@@ -37,6 +37,7 @@ class Row:
             ``other``: what it writes is no real number (ArgMax).
         joined: With ``either``: whether the runtime joins the operator to the only reader of a float output before it
             looks for integers, so that there must be a Q between them.
+        direct: With ``move``: the runtime copies integers, but looks for no pattern of DQ and Q around it.
         cost: Nanoseconds an element (of the larger side) in float, and on integers; not of ``compute``.
         when: Conditions, all of which must hold.
     """
@@ -49,6 +50,7 @@ class Row:
     constants: bool = False
     output: Literal["quantized", "either", "other"] = "quantized"
     joined: Callable[[ir.Node, ir.Node], bool] | None = None
+    direct: bool = False
     cost: tuple[float, float] = (0.25, 0.25)
     when: tuple[Condition, ...] = ()
 
