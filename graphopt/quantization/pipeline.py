@@ -26,6 +26,7 @@ from graphopt.quantization.data import NO_DATA, Data, drawn
 from graphopt.quantization.describe import described, drawings, node_rows
 from graphopt.quantization.fidelity import Fidelity, worst
 from graphopt.quantization.kernels import confirmed, kernels
+from graphopt.quantization.placement import Kept, Placement
 from graphopt.quantization.request import Request, requested
 from graphopt.quantization.state import State
 from graphopt.quantization.steps import Progress
@@ -53,6 +54,7 @@ def quantize(
     per_channel: bool = True,
     block: int = 32,
     exclude: Sequence[str] = (),
+    everything: bool = False,
     recover: str | None = None,
     target_sqnr: float | None = None,
     target_accuracy: float | None = None,
@@ -84,6 +86,7 @@ def quantize(
         per_channel: A scale for each output channel of a weight.
         block: Weight-only: so many inputs share a scale.
         exclude: Names or globs of nodes that stay in float.
+        everything: Quantize also what costs more than it gains, for a small file; implies that nothing is declined.
         recover: Passes that recover accuracy: ``"equalize,bias-correction"``.
         target_sqnr: Return operators to more bits until the outputs have this SQNR, in decibels.
         target_accuracy: Return operators to more bits until ``evaluate`` says so much.
@@ -109,7 +112,7 @@ def quantize(
     request = requested(
         {
             "target": target, "weights": weights, "activations": activations, "method": method, "levels": levels,
-            "per_channel": per_channel, "block": block, "exclude": exclude, "recover": recover,
+            "per_channel": per_channel, "block": block, "exclude": exclude, "everything": everything, "recover": recover,
             "target_sqnr": target_sqnr, "target_accuracy": target_accuracy, "evaluate": evaluate, "workers": workers,
             "ray": ray, "resume": None if resume is None else os.fspath(resume), "samples": samples, "seed": seed,
             "random_data": random_data,
@@ -191,7 +194,7 @@ def run(original: ir.Model, float_model: ir.Model, data: Any, way: Way, report: 
         result = _built(original, float_model, context, way, report)
         report.quantize.recovery = [item.name for item in recovery]  # type: ignore[union-attr]
     assert report.quantize is not None
-    report.quantize.integer_nodes = report.quantize.integer_nodes or len(state.placement.nodes)
+    report.quantize.integer_nodes = len(state.placement.nodes)
     report.quantize.float_nodes = len(state.placement.kept)
     report.after = stats(result)
     report.warnings += [row for row in context.warnings if row not in report.warnings]
@@ -229,6 +232,8 @@ def _built(original: ir.Model, float_model: ir.Model, context: Context, way: Way
         if result is float_model:
             declined = "whatever was tried measured slower than the input"
             context.warn("nothing-faster", f"{declined}, which is returned as it is")
+            kept = [Kept(node, declined) for node, kernel in state.placement.nodes.items() if kernel != "move"]
+            state.placement = Placement(kept=[*state.placement.kept, *kept])
     runs = declined is None and state.request.target in RUNNABLE and not state.request.weight_only
     if runs:
         state.placement = confirmed(state.placement, kernels(result))

@@ -35,7 +35,7 @@ def not_slower(
         except (ModelError, DependencyError):  # not on this machine: whoever can run it may measure it
             return model
         found.way = way
-        if request.weight_only or not measured.slower(found):
+        if request.weight_only or request.everything or not measured.slower(found):
             before = report.measure  # of the demasked model against the input
             if before is not None:
                 found.input_ms, found.ratio = before.input_ms, before.ratio * found.ratio
@@ -51,4 +51,6 @@ def _ways(result: ir.Model, context: Context) -> Iterator[tuple[str, ir.Model]]:
     others = {node for node in state.placement.nodes if node.op_type not in COMPUTE}
     if others and len(others) < len(state.placement.nodes):
         state.floats |= others
-        yield "compute", steps.rebuilt(context)
+        fewer = steps.rebuilt(context)
+        if state.placement.nodes:
+            yield "compute", fewer
