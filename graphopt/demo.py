@@ -1,4 +1,4 @@
-"""The whole story on a small net: train, prune, fine-tune, export, optimize, verify, measure.
+"""The whole story on a small net: train, prune, fine-tune, export, optimize, quantize, verify, measure.
 
 Torch is imported by `graphopt.models` only, and only when the story is told.
 """
@@ -19,7 +19,8 @@ from graphopt import pipeline, runtime
 from graphopt.bench import bench
 from graphopt.errors import DependencyError
 from graphopt.facts.stats import stats
-from graphopt.report import html
+from graphopt.quantization.pipeline import quantize
+from graphopt.report import html, words
 from graphopt.report import json as report_json
 from graphopt.report.schema import Report
 from graphopt.verify import verify
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from graphopt.models.resnet_digits.data import Digits
 
 _PRUNED = 0.5
+_CALIBRATION = 512
+"""Training images that the quantizer sees."""
+
 _NEEDED = {"torch": "torch", "onnxscript": "onnxscript", "sklearn": "scikit-learn"}
 _EXAMPLE = {"image": (1, 1, 8, 8)}
 
@@ -49,18 +53,24 @@ class Stage:
 
 @dataclasses.dataclass
 class Story:
-    """What the demo did. `stages` are trained, pruned, optimized, in this order."""
+    """What the demo did. `stages` are trained, pruned, optimized, quantized, in this order."""
 
     folder: str
     stages: list[Stage]
     speedup: float
     """Latency of the pruned model by that of the optimized one, measured in turns."""
+    quantized_speedup: float
+    """Latency of the optimized model by that of the quantized one."""
     worst_difference: float
     """Largest difference between the logits of pruned and optimized on all test images."""
     different_predictions: int
+    quantized_differently: int
+    """How many test images the quantized model answers otherwise than the optimized one."""
     test_images: int
     seconds: float
     report: Report
+    """Of the optimization."""
+    quantization: Report
 
 
 def tell(
@@ -75,9 +85,10 @@ def tell(
     """Tells the story and leaves its files in `folder`, which is made if it is missing (its parent must exist).
 
     `say` gets a line at the end of each step, `progress` what is under way. The files are `trained.onnx`,
-    `pruned.onnx`, `optimized.onnx`, `report.html`, `report.json` and `test_images.npz`. The same seed gives the same
-    files. Raises DependencyError when torch or scikit-learn is missing, VerificationError if the optimized model
-    should differ from the pruned one.
+    `pruned.onnx`, `optimized.onnx`, `quantized.onnx`, `report.html` and `.json` of the optimization, `quantized.html`
+    and `.json` of the quantization, `calibration_images.npz` and `test_images.npz`. The same seed gives the same models.
+    Raises DependencyError when torch or scikit-learn is missing, VerificationError if the optimized model should differ
+    from the pruned one.
     """
     require()
     from graphopt.models.resnet_digits import data, module, train
@@ -86,7 +97,8 @@ def tell(
     start = time.perf_counter()
     digits = data.load()
     folder.mkdir(exist_ok=True)
-    trained, pruned, optimized = (folder / f"{name}.onnx" for name in ("trained", "pruned", "optimized"))
+    paths = [folder / f"{name}.onnx" for name in ("trained", "pruned", "optimized", "quantized")]
+    trained, pruned, optimized, quantized = paths
 
     net = module.new(seed)
     fit = _Fit(digits, seed, progress)
@@ -113,13 +125,22 @@ def tell(
     report_json.write(result.report, folder / "report.json")
     say(f"optimized with graphopt: {result.report.seconds:.1f} s")
 
+    samples = folder / "calibration_images.npz"
+    np.savez(samples, image=digits.train_images[:_CALIBRATION])
+    integers = quantize(optimized, samples, shapes=_EXAMPLE, seed=seed, progress=progress)
+    integers.save(quantized)
+    html.write(integers.report, folder / "quantized.html")
+    report_json.write(integers.report, folder / "quantized.json")
+    assert integers.report.quantize is not None
+    say(f"quantized on {_CALIBRATION} training images: {words.integer_operators(integers.report.quantize)}")
+
     progress("verifying on all test images", 0, 0)
     images = {"image": digits.test_images}
     np.savez(folder / "test_images.npz", image=digits.test_images)
     verdict = verify(pruned, optimized, data=[images])
-    logits = {path: runtime.run(runtime.session(path), images)[0] for path in (trained, pruned, optimized)}
+    logits = {path: runtime.run(runtime.session(path), images)[0] for path in paths}
     before, after = logits[pruned], logits[optimized]
-    different = int((before.argmax(axis=1) != after.argmax(axis=1)).sum())
+    answers = {path: found.argmax(axis=1) for path, found in logits.items()}
     worst = float(np.abs(before - after).max())
     if not verdict.passed:
         from graphopt.errors import VerificationError
@@ -133,22 +154,25 @@ def tell(
     say(f"verified on {len(before)} test images: worst difference of a logit {worst:.1e}")
 
     progress("measuring", 0, 0)
-    measured = bench(trained, pruned, optimized, threads=1, shapes=_EXAMPLE, seconds=bench_seconds, seed=seed)
+    measured = bench(*paths, threads=1, shapes=_EXAMPLE, seconds=bench_seconds, seed=seed)
     latency = [row.median_ms for row in measured.rows]
     stages = [
-        _stage(path, milliseconds, float((logits[path].argmax(axis=1) == digits.test_labels).mean()))
-        for path, milliseconds in zip((trained, pruned, optimized), latency, strict=True)
+        _stage(path, milliseconds, float((answers[path] == digits.test_labels).mean()))
+        for path, milliseconds in zip(paths, latency, strict=True)
     ]
     say("measured in onnxruntime, in turns, one thread, one image")
     return Story(
         folder=str(folder),
         stages=stages,
         speedup=measured.rows[1].paired_ratio / measured.rows[2].paired_ratio,
+        quantized_speedup=measured.rows[2].paired_ratio / measured.rows[3].paired_ratio,
         worst_difference=worst,
-        different_predictions=different,
+        different_predictions=int((answers[pruned] != answers[optimized]).sum()),
+        quantized_differently=int((answers[optimized] != answers[quantized]).sum()),
         test_images=len(before),
         seconds=time.perf_counter() - start,
         report=result.report,
+        quantization=integers.report,
     )
 
 

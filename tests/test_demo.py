@@ -123,7 +123,8 @@ def test_the_demo_leaves_its_files_and_a_table(told: tuple[Path, subprocess.Comp
     folder, ran, _ = told
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *("trained.onnx", "pruned.onnx", "optimized.onnx", "report.html", "report.json", "test_images.npz")
+        *("trained.onnx", "pruned.onnx", "optimized.onnx", "quantized.onnx", "report.html", "report.json"),
+        *("quantized.html", "quantized.json", "calibration_images.npz", "test_images.npz"),
     }
     for row in (
         "parameters",
@@ -133,6 +134,7 @@ def test_the_demo_leaves_its_files_and_a_table(told: tuple[Path, subprocess.Comp
         "accuracy",
         "times as fast",
         "(0 predictions differ)",
+        "quantized on 512 training images",
     ):
         assert row in ran.stdout
     for command in ("inspect", "optimize", "verify", "bench"):
@@ -155,6 +157,22 @@ def test_the_demo_shrinks_the_net_and_changes_no_answer(
     ]
     np.testing.assert_array_equal(logits[0].argmax(axis=1), logits[1].argmax(axis=1))
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-4 * np.abs(logits[0]).max())
+
+
+def test_the_demo_quantizes_and_keeps_nearly_every_answer(
+    told: tuple[Path, subprocess.CompletedProcess[str], dict], digits: data.Digits
+) -> None:
+    folder, ran, _ = told
+    report = json.loads((folder / "quantized.json").read_text())
+    optimized, quantized = folder / "optimized.onnx", folder / "quantized.onnx"
+    logits = [runtime.run(runtime.session(path), {"image": digits.test_images})[0] for path in (optimized, quantized)]
+    different = int((logits[0].argmax(axis=1) != logits[1].argmax(axis=1)).sum())
+    assert f"{different} of 359 predictions differ" in " ".join(ran.stdout.split())
+    assert different <= 4
+    if report["quantize"]["declined"] is None:  # on a busy machine nothing may measure as faster
+        assert quantized.stat().st_size < 0.6 * optimized.stat().st_size
+        assert report["quantize"]["integer_nodes"] >= 10
+        assert report["quantize"]["output_sqnr_db"] > 25
 
 
 @pytest.mark.parametrize(("package", "said"), [("torch", "torch"), ("sklearn", "scikit-learn")])

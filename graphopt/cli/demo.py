@@ -20,7 +20,7 @@ def command(
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """The whole story on a small net, offline: train, prune, export, optimize, verify, measure.
+    """The whole story on a small net, offline: train, prune, export, optimize, quantize, verify, measure.
 
     Needs torch and scikit-learn: pip install "graphopt[train]".
     """
@@ -50,7 +50,7 @@ def command(
 def _show(story: Story) -> None:
     from graphopt.report import table, words
 
-    _, pruned, optimized = story.stages
+    _, pruned, _, quantized = story.stages
     console = terminal.output()
     rows = [
         ("parameters", *(words.count(stage.parameters) for stage in story.stages)),
@@ -60,23 +60,25 @@ def _show(story: Story) -> None:
         ("accuracy", *(f"{stage.accuracy:.1%}" for stage in story.stages)),
     ]
     changes = (
-        words.change(pruned.parameters, optimized.parameters),
-        words.change(pruned.macs, optimized.macs),
-        words.change(pruned.bytes, optimized.bytes),
-        f"{story.speedup:.2f} times as fast",
-        "the same" if optimized.accuracy == pruned.accuracy else f"{optimized.accuracy - pruned.accuracy:+.1%}",
+        words.change(pruned.parameters, quantized.parameters),
+        words.change(pruned.macs, quantized.macs),
+        words.change(pruned.bytes, quantized.bytes),
+        f"{story.speedup * story.quantized_speedup:.2f} times as fast",
+        "the same" if quantized.accuracy == pruned.accuracy else f"{quantized.accuracy - pruned.accuracy:+.1%}",
     )
     console.print()
     console.print(
         table.listing(
-            ("", "trained", "pruned", "optimized", "pruned → optimized"),
+            ("", "trained", "pruned", "optimized", "quantized", "pruned → quantized"),
             ([*row, change] for row, change in zip(rows, changes, strict=True)),
-            numbers=(1, 2, 3, 4),
+            numbers=(1, 2, 3, 4, 5),
         )
     )
     console.print(
         f"\nPruned by masks, a net is as slow as before, and its file holds the masks too. Without them it answers the "
-        f"same on all {story.test_images} test images ({story.different_predictions} predictions differ).\n"
+        f"same on all {story.test_images} test images ({story.different_predictions} predictions differ), "
+        f"{story.speedup:.2f} times as fast. In 8-bit integers it is {story.quantized_speedup:.2f} times as fast as "
+        f"that; {story.quantized_differently} of {story.test_images} predictions differ.\n"
         f"That took {words.seconds(story.seconds)}. Try next:\n"
     )
     folder = Path(story.folder)
@@ -85,8 +87,10 @@ def _show(story: Story) -> None:
         ("what was masked", f"graphopt inspect {before}"),
         ("the fewest parameters", f"graphopt optimize {before} -o {folder / 'small.onnx'} --plan smallest"),
         ("the same function?", f"graphopt verify {before} {after} --data {folder / 'test_images.npz'}"),
-        ("how fast?", f"graphopt bench {before} {after} --shape image=16,1,8,8"),
-        ("what was done", f"open {folder / 'report.html'} in a browser"),
+        ("what runs on integers", f"graphopt quantize {after} --dry-run"),
+        ("how fast?", f"graphopt bench {before} {after} {folder / 'quantized.onnx'} --shape image=16,1,8,8"),
+        ("what was done", f"open {folder / 'report.html'} and {folder / 'quantized.html'} in a browser"),
         ("your own net", "graphopt optimize YOURS.onnx -o small.onnx --report small.html"),
+        ("on integers", "graphopt quantize small.onnx -o small.int8.onnx --data YOUR_SAMPLES.npz"),
     ):
         console.print(f"  {does:<22} {line}", soft_wrap=True)
