@@ -37,6 +37,7 @@ BUILT_IN = (
     "graphopt.passes.quantize.equalize:Equalize",
     "graphopt.passes.quantize.smooth_quant:SmoothQuant",
     "graphopt.passes.quantize.bias_correction:BiasCorrection",
+    "graphopt.passes.quantize.hqq:Hqq",
     "graphopt.passes.quantize.gptq:Gptq",
 )
 

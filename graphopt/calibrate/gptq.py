@@ -45,7 +45,8 @@ def gptq(
     Args:
         weights: ``[rows, K]``, or ``[groups, rows, K]`` with a Hessian for each group.
         hessian: ``[K, K]`` or ``[groups, K, K]``: symmetric, positive semidefinite, in any unit.
-        scale: A number, ``[..., rows]``, or with ``block`` ``[..., rows, ceil(K / block)]``; above zero.
+        scale: A number, ``[..., rows]``, or with ``block`` ``[..., rows, ceil(K / block)]``; not zero
+            (below zero, the levels lie the other way round).
         zero: Zero points, of a shape like that of the scale.
         grid: The type.
         block: So many neighbouring columns share a scale; 0: the whole row does.
@@ -67,8 +68,8 @@ def gptq(
     if not (np.isfinite(w).all() and np.isfinite(h).all()):
         raise ValueError("weights or Hessian are not finite")
     s, o = (_columns(parameter, w.shape, block) for parameter in (scale, zero))
-    if not (np.isfinite(s).all() and (s > 0).all()):
-        raise ValueError("a scale is not above zero")
+    if not (np.isfinite(s).all() and (s != 0).all()):
+        raise ValueError("a scale is zero or not finite")
     nearest = round_to(w, s, o, grid)
     if not w.size:
         return nearest[0] if single else nearest
@@ -198,7 +199,7 @@ def _descend(w: np.ndarray, h: np.ndarray, codes: np.ndarray, s: np.ndarray, o: 
         target = old + pull[:, at] / diagonal[:, at]
         q = round_to(target, scale, zero, grid)
         new = scale * (q - zero)
-        return q, np.where(np.abs(old - target) - np.abs(new - target) > 1e-9 * scale, new - old, 0)
+        return q, np.where(np.abs(old - target) - np.abs(new - target) > 1e-9 * np.abs(scale), new - old, 0)
 
     for _ in range(_SWEEPS):
         moved = False

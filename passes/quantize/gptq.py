@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,9 +13,11 @@ from graphopt.calibrate.moments import SecondMoment
 from graphopt.calibrate.solve import Parameters
 from graphopt.calibrate.watch import watch
 from graphopt.context import Context
+from graphopt.quantization.data import size_of
 from graphopt.quantization.layers import Layer, layers
 from graphopt.quantization.qdq import in_type
 from graphopt.quantization.state import State
+from graphopt.quantization.weight_only import gptq as blocks
 
 _PLENTY = 10
 """Rows of data for each input from which on the data is trusted more, the more of it there is."""
@@ -34,11 +36,14 @@ class Gptq:
 
     *Options* ``damping``: added to the diagonal of H, relative to its mean; more trusts the data less (it falls where
     there are more than ten rows of data for each input). ``rescale``: how often scales are chosen anew; 0: never.
-    ``positions``: rows of x that are taken of each sample (patches of an image, tokens of a text); 0: all. ``memory``:
-    megabytes of second moments at a time; more layers than fit are done in more passes over the data. ``centred``: the
-    mean error of each output is left to ``bias-correction``.
+    ``samples``: after so many samples no more batches are read; 0: all are. ``positions``: rows of x that are taken of
+    each sample (patches of an image, tokens of a text); 0: all. ``memory``: megabytes of second moments at a time; more
+    layers than fit are done in more passes over the data. ``centred``: the mean error of each output is left to
+    ``bias-correction``.
 
-    *Never* a weight of another type of operator, with blocks, with more inputs than ``memory`` holds the moments of, or
+    4. Weights in blocks, with activations in float: the same, with a scale for each block.
+
+    *Never* a weight of another type of operator, with more inputs than ``memory`` holds the moments of, or
     without data: these are rounded to nearest.
 
     *Needs* calibration data and scales; comes before ``bias-correction``.
@@ -48,6 +53,7 @@ class Gptq:
 
     damping: float = 0.01
     rescale: int = 1
+    samples: int = 256
     positions: int = 256
     memory: int = 512
     centred: bool = False
@@ -58,7 +64,7 @@ class Gptq:
     def __post_init__(self) -> None:
         if not self.damping >= 0:
             raise ValueError(f"damping cannot be {self.damping}; 0 or more")
-        for what, least in (("rescale", 0), ("positions", 0), ("memory", 1)):
+        for what, least in (("rescale", 0), ("samples", 0), ("positions", 0), ("memory", 1)):
             if getattr(self, what) < least:
                 raise ValueError(f"{what} cannot be {getattr(self, what)}; at least {least}")
 
@@ -67,6 +73,11 @@ class Gptq:
         state = context.quantization
         if state is None:
             return False
+        if state.request.weight_only:
+            number = blocks.round_all(
+                context, damping=self.damping, positions=self.positions, memory=self.memory, rounds=self.rescale
+            )
+            return context.record({"weights rounded by gptq": number})
         found, refused = layers(context)
         for reason in refused:
             context.warn("gptq", reason)
@@ -103,7 +114,7 @@ class Gptq:
         found: dict[object, SecondMoment] = {
             layer.value: SecondMoment.zeros(layer.shape[2], layer.shape[0]) for layer in together
         }
-        for arrays in watch(context.model, names, state.batches()):
+        for arrays in watch(context.model, names, _first(state.batches(), self.samples)):
             for layer in together:
                 for reader in layer.readers:
                     for rows in reader.rows(arrays[str(reader.x.name)], self.positions):
@@ -141,6 +152,16 @@ class Gptq:
             mse = error.reshape(np.shape(parameters.mse))
             state.parameters[layer.value] = replace(parameters, scale=scale.reshape(-1), mse=mse, method=self.name)
         return bool((codes != nearest).any())
+
+
+def _first(batches: Iterator[Mapping[str, Any]], samples: int) -> Iterator[Mapping[str, Any]]:
+    """Yield batches until they hold so many samples; 0: all."""
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += size_of(batch)
+        if 0 < samples <= seen:
+            return
 
 
 def _in_type(scale: np.ndarray, parameters: Parameters, layer: Layer) -> np.ndarray:

@@ -380,13 +380,30 @@ def test_types_and_blocks_that_there_are_not(options: dict[str, Any]) -> None:
         quantized(product(64, 32), **options)
 
 
-def test_an_operator_that_is_written_otherwise_in_the_next_set_is_not_misread() -> None:
+def test_an_operator_that_is_written_otherwise_in_the_next_set_is_written_so() -> None:
     net = Net(13)
     proto = net.model(net("ReduceMean", net("MatMul", net.input("x", "m", 64), net.normal(64, 32)), axes=[1]))
-    with pytest.raises(ModelError, match="ReduceMean"):
-        quantized(proto, weights="int4", target="portable")
+    model, _, _ = quantized(proto, weights="int8", target="portable")
+    assert model.opset_imports[""] == 21
+    onnx.checker.check_model(models.serialize(model), full_check=True)
+    x = inputs(5, 64)
+    check(compute(model, x, optimize=False), compute(proto, x), 0.02)
     model, _, _ = quantized(proto, weights="int4")
-    assert model.opset_imports[""] == 13
+    assert model.opset_imports[""] == 13, "MatMulNBits needs no other one"
+
+
+def test_an_operator_that_has_no_equal_in_the_next_set_is_an_error() -> None:
+    net = Net(15)
+    rois, batch = np.array([[0, 0, 2, 2]], np.float32), np.array([0])
+    image = net("Reshape", net.input("x", 4, 64), np.array([1, 4, 8, 8]))
+    y = net("RoiAlign", image, rois, batch, output_height=2, output_width=2)
+    proto = net.model(y, net("MatMul", "x", net.normal(64, 32)))
+    found, _, _ = quantized(proto, weights="int8")
+    assert found.opset_imports[""] == 15
+    try:
+        quantized(proto, weights="int8", target="portable")
+    except ModelError as error:
+        assert "RoiAlign" in error.what
 
 
 # --- within bodies, and the whole way ---------------------------------------------------------------------------------
