@@ -112,9 +112,9 @@ def quantize(
     request = requested(
         {
             "target": target, "weights": weights, "activations": activations, "method": method, "levels": levels,
-            "per_channel": per_channel, "block": block, "exclude": exclude, "everything": everything, "recover": recover,
-            "target_sqnr": target_sqnr, "target_accuracy": target_accuracy, "evaluate": evaluate, "workers": workers,
-            "ray": ray, "resume": None if resume is None else os.fspath(resume), "samples": samples, "seed": seed,
+            "per_channel": per_channel, "block": block, "exclude": exclude, "everything": everything,
+            "recover": recover, "target_sqnr": target_sqnr, "target_accuracy": target_accuracy, "evaluate": evaluate,
+            "workers": workers, "ray": ray, "resume": None if resume is None else os.fspath(resume), "samples": samples, "seed": seed,
             "random_data": random_data,
         }
     )  # fmt: skip
