@@ -1,14 +1,16 @@
-"""Which types a target takes: what it cannot load is refused before any work is done."""
+"""Which types a target takes: what it cannot load, or has no kernel for, is refused before any work is done."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from graphopt.calibrate.grid import Grid, grid
 from graphopt.errors import UsageError, nearest
 from graphopt.quantization.processor import saturates
 from graphopt.quantization.request import Request
 from graphopt.quantization.tables import TABLES
+from graphopt.quantization.tables.rows import Table
 
 
 def activation_grid(request: Request) -> Grid | None:
@@ -24,7 +26,7 @@ def activation_grid(request: Request) -> Grid | None:
     _offered(request.target, "activations", name, table.activations)
     if name == "none":
         return None
-    return grid(name, signed=table.symmetric)
+    return _stored(grid(name, signed=table.symmetric), table)
 
 
 def weight_grid(request: Request) -> Grid:
@@ -38,19 +40,32 @@ def weight_grid(request: Request) -> Grid:
     if request.weights is None and not request.levels and name == "int8" and request.target == "cpu" and saturates():
         name = "int7"
     _offered(request.target, "weights", name, table.weights)
-    return grid(name, signed=True)
+    return _stored(grid(name, signed=True), table)
 
 
 def opset(request: Request) -> int:
-    """Return the version of the standard operator set that a request needs: 13 for scales per channel."""
+    """Return the version of the standard operator set that a request needs: 13 for scales per channel.
+
+    Of weights alone, 0: it depends on the operators that read them, and ``weight_only.insert`` sees to it.
+    """
+    if request.weight_only:
+        return 0
     grids = (activation_grid(request), weight_grid(request))
     return max([13, *(one.opset for one in grids if one is not None)])
 
 
+def _stored(found: Grid, table: Table) -> Grid:
+    """Return a grid as the target's kernels read it: fewer than 8 bits lie in 8, and a Clip keeps to their range."""
+    if not table.bytes or found.storage not in ("int2", "int4", "uint2", "uint4"):
+        return found
+    return replace(found, storage="int8" if found.signed else "uint8", opset=10)
+
+
 def _offered(target: str, what: str, name: str, offered: tuple[str, ...]) -> None:
-    if name in offered or ("levels" in offered and re.fullmatch(r"levels\d+", name)):
+    levels = re.fullmatch(r"levels(\d+)", name)
+    if name in offered or ("levels" in offered and levels and int(levels.group(1)) <= 256):
         return
-    reason = TABLES[target].reasons.get(name)
+    reason = TABLES[target].reasons.get("levels" if levels and "levels" in offered else name)
     close = nearest(name, offered)
     hint = f"did you mean {close!r}? " if close else ""
     shown = ", ".join("levelsN" if one == "levels" else one for one in offered)

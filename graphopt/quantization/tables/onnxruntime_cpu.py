@@ -67,10 +67,20 @@ ROWS = {
     "Clip": Row("absorb"),
 }
 
+_LOADS_NOT = "onnxruntime's CPU provider does not load it under default options"
+_NO_KERNEL = "onnxruntime's CPU provider has no integer kernel for it: every operator would dequantize and run in float"
+
 TABLE = Table(
     ROWS,
-    activations=("uint8", "none", "uint7", "uint6", "uint5", "uint4", "uint3", "levels"),
-    weights=("int8", "int7", "int6", "int5", "int4", "int3", "ternary", "levels"),
+    activations=("uint8", "none", "uint7", "uint6", "uint5", "uint4", "uint3", "uint2", "levels"),
+    weights=("int8", "int7", "int6", "int5", "int4", "int3", "int2", "ternary", "levels"),
+    bytes=True,
     fused={"HardSwish": 0.35, "HardSigmoid": 0.16, "LeakyRelu": 0.2, "Sigmoid": 0.31, "Tanh": 0.28},
     takes=frozenset({"Conv", "ConvTranspose", "Gemm"}),
+    reasons={
+        "int8": "signed activations lose the kernel of every tensor that two operators read; uint8 is as exact",
+        **dict.fromkeys(("int16", "uint16", "int10", "uint10", "int12", "uint12", "int14", "uint14"), _NO_KERNEL),
+        **dict.fromkeys(("float8e4m3fn", "float8e5m2"), _LOADS_NOT),
+        "levels": "more than 256 levels have no integer kernel",
+    },
 )

@@ -94,6 +94,7 @@ class Table:
         rows: By operator.
         activations: Types that activations may have, the default first; ``none`` for weight-only.
         weights: Types that weights may have, the default first.
+        bytes: Kernels read 8 bits: types of fewer are stored in them.
         symmetric: The zero point of activations is 0.
         bias: Whether the runtime wants the bias as int32 or as float.
         absorbs: Whether Relu and Clip are dropped by the Q behind them.
@@ -107,6 +108,7 @@ class Table:
     rows: Mapping[str, Row]
     activations: tuple[str, ...]
     weights: tuple[str, ...]
+    bytes: bool = False
     symmetric: bool = False
     bias: Literal["int32", "float"] = "int32"
     absorbs: bool = True
