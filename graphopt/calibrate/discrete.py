@@ -27,14 +27,10 @@ def best(
         return exact
     low, high = float(numbers[0]), float(numbers[-1])
     zeros = _promising(numbers, frequencies, constraint.zeros(grid, low, high), grid)
-    found = [
-        best_rows(numbers[None], grid, Constraint(None if grid.floating else int(zero), constraint.upper), frequencies)
-        for zero in zeros
-    ]
-    found.append(of_range(numbers[:1], numbers[-1:], grid, constraint))
-    errors = [float(squared_error(numbers[None], s, o, grid, frequencies)[0]) for s, o in found]
-    scale, zero = found[int(np.argmin(errors))]
-    return scale[0], zero[0]
+    each = np.broadcast_to(numbers, (zeros.size, numbers.size))
+    scale, zero = best_rows(each, grid, constraint, frequencies, None if zeros.size == 1 else zeros)
+    at = int(np.argmin(squared_error(each, scale, zero, grid, frequencies)))
+    return scale[at], zero[at]
 
 
 def _lattice(numbers: np.ndarray, grid: Grid, constraint: Constraint) -> tuple[np.ndarray, np.ndarray] | None:

@@ -40,21 +40,23 @@ class Constraint:
         return np.arange(int(grid.low), int(grid.high) + 1, dtype=np.int64)
 
     def largest(self, grid: Grid, zero: np.ndarray) -> np.ndarray:
-        """Return float64: the largest scale that is allowed with each zero point, itself a float32.
+        """Return float64: the largest scale that is allowed with each zero point, itself a float32; no level overflows.
 
         Raises:
             ValueError: ``upper`` is negative, so that zero could not be represented.
         """
-        above = grid.high - np.asarray(zero, np.float64)
+        zero = np.asarray(zero, np.float64)
+        above = grid.high - zero
+        finite = HUGE * (1 - 2.0**-22) / np.maximum(above, zero - grid.low)
         if self.upper is None:
-            return np.full(above.shape, HUGE, np.float64)
+            return finite.astype(np.float32).astype(np.float64)
         if self.upper < 0:
             raise ValueError(f"an upper limit of {self.upper} leaves out zero")
         limit = np.float32(self.upper)
         if float(limit) > self.upper:
             limit = np.nextafter(limit, np.float32(-np.inf))
         with np.errstate(divide="ignore", over="ignore"):
-            scale = np.where(above > 0, limit / above, HUGE).astype(np.float32)
+            scale = np.minimum(np.where(above > 0, limit / above, HUGE), finite).astype(np.float32)
         # As the runtime computes it: a float32 product, rounded to nearest.
         while (over := (above > 0) & (scale * above.astype(np.float32) > limit)).any():
             scale = np.where(over, np.nextafter(scale, np.float32(0)), scale)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import ArrayLike
 
 from graphopt.calibrate.grid import Grid
 
@@ -17,16 +18,15 @@ def to_grid(t: np.ndarray, grid: Grid) -> np.ndarray:
     return np.clip(t, grid.low, grid.high).astype(np.float32).astype(dtype).astype(t.dtype)
 
 
-def restored(x: np.ndarray, scale: np.ndarray, zero: np.ndarray, grid: Grid) -> np.ndarray:
+def restored(x: ArrayLike, scale: ArrayLike, zero: ArrayLike, grid: Grid) -> np.ndarray:
     """Return float32 ``[...]``: x after Q and DQ with float32 scales and integer zero points that broadcast to it."""
     zero = np.asarray(zero).astype(np.float32)
+    scale = np.asarray(scale, np.float32)
     with np.errstate(over="ignore"):
-        steps = np.asarray(x, np.float32) / np.asarray(scale, np.float32)
-    # Rounding comes before the zero point is added: in float32, 0.5 + 2^23 is no longer a half.
-    if not grid.floating:
-        q = np.rint(steps)
-        return (np.clip(q, grid.low - zero, grid.high - zero)) * np.asarray(scale, np.float32)
-    return to_grid(steps, grid) * np.asarray(scale, np.float32)
+        steps = np.asarray(x, np.float32) / scale
+        # Rounding comes before the zero point is added: in float32, 0.5 + 2^23 is no longer a half.
+        q = to_grid(steps, grid) if grid.floating else np.clip(np.rint(steps), grid.low - zero, grid.high - zero)
+        return q * scale
 
 
 def squared_error(

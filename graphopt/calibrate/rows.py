@@ -25,11 +25,16 @@ _SHORT = 8  # numbers in a row whose error may be nearly nothing at any scale
 
 
 def best_rows(
-    x: np.ndarray, grid: Grid, constraint: Constraint, weights: np.ndarray | None = None
+    x: np.ndarray,
+    grid: Grid,
+    constraint: Constraint,
+    weights: np.ndarray | None = None,
+    zeros: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return float32 scales and int64 zero points, both ``[rows]``, for ``[rows, K]`` numbers.
 
-    ``weights`` ``[K]``: how often each column counts. Never worse than min-max.
+    ``weights`` ``[K]``: how often each column counts. ``zeros`` ``[rows]``: the zero point of each row, where it is
+    given. Never worse than min-max.
     """
     rows, width = x.shape
     low, high = x.min(1, initial=0.0).astype(np.float64), x.max(1, initial=0.0).astype(np.float64)
@@ -44,10 +49,10 @@ def best_rows(
     share = None if weights is None else (weights / weights.mean()).astype(np.float32)
     found = [start]
     if grid.floating or constraint.zero_point is not None:
-        zeros = [np.full(rows, 0 if grid.floating else constraint.zero_point, np.int64)]
+        tried = [np.full(rows, 0 if grid.floating else constraint.zero_point, np.int64)]
     else:
-        zeros = _zero_points(small, low, high, grid, share)
-    for zero in zeros:
+        tried = [zeros] if zeros is not None else _zero_points(small, low, high, grid, share)
+    for zero in tried:
         limit = constraint.largest(grid, zero)
         scale = _fixed(small, low, high, zero, grid, np.ldexp(limit, -exponent), share)
         found.append((usable(np.ldexp(scale, exponent), limit), zero))
@@ -86,7 +91,8 @@ def _zero_points(
     if one_sided:
         return [middle]
     reach = 2 if x.shape[1] > 128 else 3 if x.shape[1] > 16 or grid.levels < 32 else 8
-    tried = np.unique(np.clip(middle + np.arange(-reach, reach + 1)[:, None], grid.low, grid.high), axis=0)
+    tried = np.clip(middle + np.arange(-reach, reach + 1)[:, None], grid.low, grid.high).astype(np.int64)
+    tried = np.unique(tried, axis=0)
     ratios = np.array([1.03, 0.97, 0.9, 0.83, 0.75, 0.65] if grid.levels < 64 else [1.01, 0.995, 0.98, 0.96])
     costs = np.stack(
         [_sampled(x, covering(low, high, zero, grid)[:, None] * ratios, zero, grid, share).min(1) for zero in tried]

@@ -124,7 +124,9 @@ class _Search:
 
     def nearby(self, one: _Candidate) -> tuple[np.ndarray, np.ndarray]:
         """Return a dense grid of scales and zero points around a candidate, itself the first."""
-        shares = np.concatenate([[1.0], np.linspace(0.94, 1.06, 121)])
+        # Float types look alike an octave further.
+        octave = np.geomspace(0.5, 2.0, 360) if self.grid.floating else np.linspace(0.94, 1.06, 121)
+        shares = np.concatenate([[1.0], octave])
         near = np.unique(np.clip(one.zero + np.array([0, -2, -1, 1, 2]), self.zeros[0], self.zeros[-1]))
         scale, zero = np.repeat(one.scale * shares, near.size), np.tile(near, shares.size)
         return self.capped(scale, zero), zero

@@ -23,8 +23,7 @@ Method = Literal["mse", "minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 _LIKE = 1e-4
-"""A smaller gain over min-max than this is no reason to clip: what bins do not tell may be as large."""
-_LIKE_COARSE = 0.05  # the same where levels lie closer than bins
+_LIKE_COARSE = 0.1  # where levels lie closer than bins
 
 _CHUNK = 1 << 22  # numbers of a weight whose errors are computed at a time
 
@@ -74,7 +73,9 @@ def solve(
     exact = clipping(d) if coarse else d
     errors = exact.error(np.ldexp(s.astype(np.float64), -d.exponent), o, grid)
     at = int(np.argmin(errors))
-    if method == "mse" and errors[0] <= errors[at] * (1 + (_LIKE_COARSE if coarse else _LIKE)):
+    # A gain over min-max is no reason to clip while what bins do not tell, where in them numbers lie, may be as large.
+    doubt = (_LIKE_COARSE if coarse else _LIKE) + 1 / (np.ldexp(float(s[0]), -d.exponent) * h.count**0.5)
+    if method == "mse" and errors[0] <= errors[at] * (1 + doubt):
         at = 0
     square = lambda x: np.asarray(np.ldexp(x, 2 * d.exponent))  # noqa: E731
     return Parameters(np.asarray(s[at]), np.asarray(o[at]), square(errors[at]), square(d.square), method)
