@@ -147,6 +147,19 @@ def test_memory_bounds_what_is_done_in_one_pass_over_the_data() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
 
+def test_no_more_batches_are_read_than_asked_for() -> None:
+    batches = [{"x": correlated(size, 24, seed=size)} for size in (8, 5, 40)]
+    found = []
+    for use, samples in ((batches, 13), (batches, 9), (batches[:2], 0), (batches, 14)):
+        context = prepared(gemm(), batches)
+        state = steps.state_of(context)
+        state.batches = lambda use=use: iter(use)
+        Gptq(samples=samples).run(context)
+        found.append(next(iter(state.codes.values())))
+    assert np.array_equal(found[0], found[2]) and np.array_equal(found[1], found[2])
+    assert not np.array_equal(found[3], found[2])
+
+
 def test_near_miss_a_weight_with_too_many_inputs_is_rounded_to_nearest() -> None:
     net = Net(21)
     proto = net.model(net("Relu", net("MatMul", net.input("x", "N", 384), net.normal(384, 5))))
@@ -181,7 +194,7 @@ def test_samples_without_elements() -> None:
     assert not Gptq().run(context)
 
 
-@pytest.mark.parametrize("name", ["damping", "memory", "rescale", "positions"])
+@pytest.mark.parametrize("name", ["damping", "memory", "rescale", "samples", "positions"])
 def test_bad_options(name: str) -> None:
     assert parse(f"gptq{{{name}=1}}")
     with pytest.raises(UsageError, match=name):
