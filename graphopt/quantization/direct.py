@@ -25,6 +25,8 @@ def copy_integers(edit: Edit, placement: Placement) -> None:
         integers = dequantize.inputs[0]
         if quantize.op_type != "QuantizeLinear" or integers is None or node.outputs[0].is_graph_output():
             continue
+        if integers.dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
+            continue
         node.replace_input_with(0, integers)
         if node.op_type == "Pad":
             zero = dequantize.inputs[2] if len(dequantize.inputs) > 2 else None
@@ -33,7 +35,8 @@ def copy_integers(edit: Edit, placement: Placement) -> None:
                 node.resize_inputs(3)
             node.replace_input_with(2, zero)
         out, written = node.outputs[0], quantize.outputs[0]
-        out.type = ir.TensorType(integers.dtype or ir.DataType.UINT8)
+        out.type = ir.TensorType(integers.dtype)
+        out.name = edit.name(f"{out.name}_integers")  # who looks for the float value by its name shall not find this
         for use in list(written.uses()):
             use.node.replace_input_with(use.idx, out)
         edit.graph.remove(quantize, safe=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt import __version__, rounds
+from graphopt import __version__, registry, rounds
 from graphopt import model as models
 from graphopt.calibrate.solve import Method
 from graphopt.context import Context
@@ -87,7 +87,8 @@ def quantize(
         block: Weight-only: so many inputs share a scale.
         exclude: Names or globs of nodes that stay in float.
         everything: Quantize also what costs more than it gains, for a small file; implies that nothing is declined.
-        recover: Passes that recover accuracy: ``"equalize,bias-correction"``.
+        recover: Passes that recover accuracy: ``"equalize,bias-correction"``. By default ``bias-correction``, and
+            ``gptq`` before it for weights of up to 4 bits; ``none`` for none. One that does not help is undone.
         target_sqnr: Return operators to more bits until the outputs have this SQNR, in decibels.
         target_accuracy: Return operators to more bits until ``evaluate`` says so much.
         evaluate: Tells the accuracy of a model; a callable or ``PKG.MODULE:FUNCTION``.
@@ -114,8 +115,8 @@ def quantize(
             "target": target, "weights": weights, "activations": activations, "method": method, "levels": levels,
             "per_channel": per_channel, "block": block, "exclude": exclude, "everything": everything,
             "recover": recover, "target_sqnr": target_sqnr, "target_accuracy": target_accuracy, "evaluate": evaluate,
-            "workers": workers, "ray": ray, "resume": None if resume is None else os.fspath(resume), "samples": samples, "seed": seed,
-            "random_data": random_data,
+            "workers": workers, "ray": ray, "resume": None if resume is None else os.fspath(resume),
+            "samples": samples, "seed": seed, "random_data": random_data,
         }
     )  # fmt: skip
     started = time.perf_counter()
@@ -179,7 +180,7 @@ def run(original: ir.Model, float_model: ir.Model, data: Any, way: Way, report: 
         report: Gets passes, tensors, comparison, measurement and warnings.
     """
     request, step = way.request, way.step
-    recovery = steps.recovering(request.recover)
+    recovery = steps.recovering(request)
     context = _started(original, float_model, data, way, report)
     state = steps.state_of(context)
     steps.place(context)
@@ -189,10 +190,11 @@ def run(original: ir.Model, float_model: ir.Model, data: Any, way: Way, report: 
     else:
         steps.smooth(context, recovery, report, step)
         steps.settle(context, step)
-        steps.repair(context, recovery, report, step)
-        steps.meet(context, step)
+        outcomes = steps.repair(context, recovery, report, step) + steps.meet(context, step)
         result = _built(original, float_model, context, way, report)
-        report.quantize.recovery = [item.name for item in recovery]  # type: ignore[union-attr]
+        smoothed = [item.name for item in recovery if registry.stage(item) == "smooth"]
+        assert report.quantize is not None
+        report.quantize.recovery = smoothed + outcomes
     assert report.quantize is not None
     report.quantize.integer_nodes = len(state.placement.nodes)
     report.quantize.float_nodes = len(state.placement.kept)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
 import os
@@ -24,11 +25,13 @@ from graphopt.context import Context
 from graphopt.errors import UsageError, about, nearest
 from graphopt.facts.constants import Constants
 from graphopt.quantization import biases, corrections, weight_only
+from graphopt.quantization.fidelity import Fidelity, worst
 from graphopt.quantization.place import placed
 from graphopt.quantization.placement import Placement, Weight
 from graphopt.quantization.qdq import in_type, insert
 from graphopt.quantization.request import Request
 from graphopt.quantization.state import STAGES, State
+from graphopt.quantization.types import weight_grid
 from graphopt.quantization.unfit import unfit
 from graphopt.report.schema import Report
 from graphopt.rewrite.unused import remove_unused
@@ -36,6 +39,9 @@ from graphopt.rounds import Settings
 from graphopt.subgraphs import within
 
 Progress = Callable[[str, int, int], None]
+
+FEW_LEVELS = 16
+"""Weights of so many levels are rounded with care unless the user says otherwise."""
 
 FIRST = ("fold-masks", "fold-batch-norm", "tidy")
 """Passes of ``optimize`` that run before placement: a weight is quantized as it will be multiplied."""
@@ -55,13 +61,21 @@ def preparing() -> list[registry.Pass]:
     ]
 
 
-def recovering(text: str | None) -> list[registry.Pass]:
-    """Return the passes that a user named to recover accuracy, in the order of their stages.
+def recovering(request: Request) -> list[registry.Pass]:
+    """Return the passes that recover accuracy, in the order of their stages: those that the user named, or the usual.
+
+    Clipping moves means, which a pool does not average out: biases are corrected. Weights of few levels are rounded by
+    what comes out of them, not each to its nearest level.
 
     Raises:
         UsageError: a name or option that there is not, or a pass that does something else.
     """
-    if not text or not text.strip():
+    text = request.recover
+    if text is None:
+        text = "" if request.weight_only else "bias-correction"
+        if text and weight_grid(request).levels <= FEW_LEVELS:
+            text = f"gptq,{text}"
+    if not text.strip() or text.strip() == "none":
         return []
     known = [name for name, cls in registry.passes().items() if registry.stage(cls) in STAGES[1:]]
     with about("recover"):
@@ -95,11 +109,69 @@ def smooth(context: Context, recovery: list[registry.Pass], report: Report, step
         place(context)
 
 
-def repair(context: Context, recovery: list[registry.Pass], report: Report, step: Progress) -> None:
-    """Run the passes that change scales, integers and biases; what they added is placed, too."""
-    if _run(context, recovery, "repair", report, step):
+def repair(context: Context, recovery: list[registry.Pass], report: Report, step: Progress) -> list[str]:
+    """Run the passes that change scales, integers and biases; what they added is placed, too.
+
+    A pass after which the outputs are further from the float model's (on the calibration data) is undone.
+
+    Returns:
+        For the report: the outcome of each pass.
+    """
+    state = state_of(context)
+    chosen = [item for item in recovery if registry.stage(item) == "repair"]
+    seen = Fidelity(context.model if state.original is None else state.original, state.batches()) if chosen else None
+    outcomes = []
+    before = None if seen is None or not seen.samples else worst(seen.of(inserted(context)))
+    for item in chosen:
+        kept = _kept(context)
+        if not _run(context, [item], "repair", report, step):
+            outcomes.append(f"{item.name}: nothing to gain")
+            continue
         place(context)
         settle(context, step)
+        if seen is None or not seen.samples:
+            outcomes.append(item.name)
+            continue
+        after = worst(seen.of(inserted(context)))
+        said = f"{_decibels(before)} -> {_decibels(after)}"
+        if before is None or (after is not None and after < before):
+            undone = _undo(context, kept)
+            outcomes.append(f"{item.name}: {said}, {'undone' if undone else 'kept: it changed the graph'}")
+            before = before if undone else after
+        else:
+            outcomes.append(f"{item.name}: {said}")
+            before = after
+    return outcomes
+
+
+_KEPT = ("floats", "why", "grids", "parameters", "asked", "corrections", "codes")
+
+
+def _kept(context: Context) -> tuple[dict[str, Any], object]:
+    """Return what a pass may change, as it is now."""
+    state = state_of(context)
+    return {name: copy.copy(getattr(state, name)) for name in _KEPT}, _shape_of(context.model.graph)
+
+
+def _undo(context: Context, kept: tuple[dict[str, Any], object]) -> bool:
+    """Put back what a pass changed; a changed graph cannot be put back, and then nothing is."""
+    fields_before, shape = kept
+    if shape != _shape_of(context.model.graph):
+        return False
+    state = state_of(context)
+    for name, value in fields_before.items():
+        setattr(state, name, value)
+    place(context)
+    settle(context)
+    return True
+
+
+def _shape_of(graph: ir.Graph) -> list[tuple[ir.Node, tuple[ir.Value | None, ...]]]:
+    return [(node, tuple(node.inputs)) for node in graph]
+
+
+def _decibels(sqnr: float | None) -> str:
+    return "exact" if sqnr is None else f"{sqnr:.1f} dB"
 
 
 def _run(context: Context, recovery: list[registry.Pass], stage: str, report: Report, step: Progress) -> bool:
@@ -110,20 +182,26 @@ def _run(context: Context, recovery: list[registry.Pass], stage: str, report: Re
     return any(row.changed for row in report.passes[first:])
 
 
-def meet(context: Context, step: Progress) -> None:
-    """Return operators to more bits or to float until the user's SQNR or accuracy is met, if he asked for one."""
+def meet(context: Context, step: Progress) -> list[str]:
+    """Return operators to more bits or to float until the user's SQNR or accuracy is met, if he asked for one.
+
+    Returns:
+        For the report: what it took.
+    """
     request = state_of(context).request
     if request.target_sqnr is None and request.target_accuracy is None:
-        return
+        return []
     from graphopt.quantization import mixed
 
-    mixed.meet(
+    assert not isinstance(request.evaluate, str)
+    outcome = mixed.meet(
         context,
         target_sqnr=request.target_sqnr,
         target_accuracy=request.target_accuracy,
         evaluate=request.evaluate,
         progress=step,
     )
+    return outcome.lines
 
 
 def calibrate(context: Context, progress: Progress | None = None) -> None:
@@ -176,7 +254,7 @@ def find_parameters(context: Context) -> None:
     state = state_of(context)
     request, placement, found = state.request, state.placement, state.parameters
     if request.weight_only:
-        if request.recover:  # else each weight is solved while it is written, so that memory does not grow
+        if recovering(request):  # else each weight is solved while it is written, so that memory does not grow
             found.update(weight_only.solved(context, placement, request, known=found))
         return
     shared: dict[str, list[str]] = {}
