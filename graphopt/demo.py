@@ -86,9 +86,9 @@ def tell(
 
     `say` gets a line at the end of each step, `progress` what is under way. The files are `trained.onnx`,
     `pruned.onnx`, `optimized.onnx`, `quantized.onnx`, `report.html` and `.json` of the optimization, `quantized.html`
-    and `.json` of the quantization, `calibration_images.npz` and `test_images.npz`. The same seed gives the same models.
-    Raises DependencyError when torch or scikit-learn is missing, VerificationError if the optimized model should differ
-    from the pruned one.
+    and `.json` of the quantization, `calibration_images.npz` and `test_images.npz`. The same seed gives the same
+    models. Raises DependencyError when torch or scikit-learn is missing, VerificationError if the optimized model
+    should differ from the pruned one.
     """
     require()
     from graphopt.models.resnet_digits import data, module, train

@@ -59,6 +59,8 @@ class Channels:
 def channels(array: np.ndarray, axis: int) -> Channels:
     """Return the statistics of one array along one of its axes."""
     axis %= array.ndim
+    if array.dtype.kind != "f":  # integers have no infinity to begin with
+        array = array.astype(np.float64)
     rest = tuple(i for i in range(array.ndim) if i != axis)
     size = array.shape[axis]
     letters = "abcdefghijklmnop"[: array.ndim]

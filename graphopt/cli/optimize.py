@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphopt.cli import options, terminal
-from graphopt.cli import quantize as quantize_command
+from graphopt.cli import options, quantizing, terminal
 from graphopt.errors import UsageError
 
 EXAMPLE = "Example: `graphopt optimize pruned.onnx -o small.onnx --report small.html`"
@@ -185,7 +184,7 @@ def _quantization(text: str | None, data: str | None, target: str) -> dict[str, 
     from graphopt.quantization.text import options as read
 
     found = read(text)
-    needed = quantize_command.needs_data(found.get("target", target), found.get("activations"))
+    needed = quantizing.needs_data(found.get("target", target), found.get("activations"))
     if data is None and needed and not found.get("random_data"):
-        raise UsageError(quantize_command.NO_DATA, where="--quantize", help=quantize_command.WHAT_DATA)
+        raise UsageError(quantizing.NO_DATA, where="--quantize", help=quantizing.WHAT_DATA)
     return found

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli import options, terminal
+from graphopt.cli import options, quantizing, terminal
 from graphopt.errors import UsageError
 
 EXAMPLE = (
@@ -20,16 +20,7 @@ EXAMPLE = (
 _STANDARD_OUTPUT = Path("-")
 
 TARGETS = ("cpu", "cuda", "tensorrt", "portable")  # as graphopt.quantization has them; that is not imported for --help
-WEIGHTS_ONLY = ("cuda",)  # targets that have no integer kernels: their tables say "none" first
 METHODS = ("mse", "minmax", "percentile", "entropy")
-
-_ONE = "give one of the two"
-
-NO_DATA = "no calibration data: scales depend on what the model meets"
-WHAT_DATA = (
-    "give --data with a few hundred real samples: a .npz with one array per input (samples first), "
-    "a folder of such files (one batch each), or PKG.MODULE:ITERABLE"
-)
 
 _TYPES = "Types"
 _DATA = "Data"
@@ -122,6 +113,14 @@ def command(
             rich_help_panel=_TYPES,
         ),
     ] = None,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--everything",
+            help="Quantize what the target has kernels for even where that does not pay (for size, or to look at it).",
+            rich_help_panel=_TYPES,
+        ),
+    ] = False,
     method: Annotated[
         str,
         typer.Option(
@@ -134,7 +133,8 @@ def command(
         str | None,
         typer.Option(
             metavar="PASSES",
-            help='Passes that win accuracy back, e.g. "equalize,smooth-quant,bias-correction" (`graphopt passes`).',
+            help='Passes that win accuracy back, e.g. "smooth-quant,gptq,bias-correction" (`graphopt passes`); '
+            "none: none (default: bias-correction, where it helps).",
             show_default=False,
             rich_help_panel=_RECOVERY,
         ),
@@ -268,8 +268,8 @@ def command(
     options.one_of(method, METHODS, "--method")
     shapes = options.read_shapes(shape)
     json_file = None if json == _STANDARD_OUTPUT else json
-    _complete(output, data, random_data, activations, target, dry_run)
-    _pairs(workers, ray, target_accuracy, evaluate, data, random_data)
+    quantizing.complete(output, data, random_data, activations, target, dry_run)
+    quantizing.pairs(workers, ray, target_accuracy, evaluate, data, random_data)
     options.distinct({"-o": output, "--report": report, "--json": json_file})
     options.distinct({"MODEL": model, "--report": report, "--json": json_file})
     for option, path in (("-o", output), ("--report", report), ("--json", json_file)):
@@ -295,6 +295,7 @@ def command(
             per_channel=per_channel,
             block=block,
             exclude=tuple(exclude or ()),
+            everything=everything,
             recover=recover,
             target_sqnr=target_sqnr,
             target_accuracy=target_accuracy,
@@ -335,56 +336,6 @@ def command(
         typer.echo(f"\nwrote {', '.join(written)}")
     if plots is not None and not dry_run:
         _note_on_plots()
-
-
-def needs_data(target: str, activations: str | None) -> bool:
-    """Whether activations will be quantized, whose scales depend on data."""
-    return (activations or ("none" if target in WEIGHTS_ONLY else "")) != "none"
-
-
-def _complete(
-    output: Path | None, data: str | None, random_data: bool, activations: str | None, target: str, dry_run: bool
-) -> None:
-    """Raises UsageError when what has to be given is missing."""
-    if dry_run:
-        return
-    if output is None:
-        raise UsageError(
-            "nowhere to write the result",
-            where="graphopt quantize",
-            help="give -o OUT, or --dry-run to see what it would do",
-        )
-    if data is None and not random_data and needs_data(target, activations):
-        raise UsageError(
-            NO_DATA,
-            where="graphopt quantize",
-            help=f"{WHAT_DATA}; --activations none needs no data, --random-data takes noise for it",
-        )
-
-
-def _pairs(
-    workers: int, ray: str | None, target_accuracy: float | None, evaluate: str | None, data: str | None,
-    random_data: bool,
-) -> None:  # fmt: skip
-    """Raises UsageError for options that exclude each other, or that need another one."""
-    for wrong, what, where, advice in (
-        (data is not None and random_data, "--data and --random-data exclude each other", "--random-data", _ONE),
-        (workers > 1 and ray is not None, "--workers and --ray exclude each other", "--ray", _ONE),
-        (
-            target_accuracy is not None and evaluate is None,
-            "--target-accuracy needs something that measures accuracy",
-            "--target-accuracy",
-            "give --evaluate PKG.MODULE:FUNCTION, or --target-sqnr DB, which needs nothing else",
-        ),
-        (
-            evaluate is not None and target_accuracy is None,
-            "--evaluate is used for --target-accuracy only",
-            "--evaluate",
-            "say how much accuracy is wanted: --target-accuracy X",
-        ),
-    ):  # fmt: skip
-        if wrong:
-            raise UsageError(what, where=where, help=advice)
 
 
 @contextmanager

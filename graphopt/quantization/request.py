@@ -11,6 +11,7 @@ from graphopt import datafiles
 from graphopt.calibrate.grid import GRIDS, grid
 from graphopt.calibrate.solve import METHODS, Method
 from graphopt.errors import UsageError, about, nearest
+from graphopt.quantization.tables import TABLES
 
 QUANTIZATION_TARGETS = ("cpu", "cuda", "tensorrt", "portable")
 
@@ -90,7 +91,7 @@ class Request:
     @property
     def weight_only(self) -> bool:
         """Whether activations stay in float, so that no data is needed."""
-        return self.activations == WEIGHT_ONLY
+        return (self.activations or TABLES[self.target].activations[0]) == WEIGHT_ONLY
 
 
 def requested(options: Request | Mapping[str, Any]) -> Request:

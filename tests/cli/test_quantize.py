@@ -237,7 +237,7 @@ def test_latency_is_measured(run: Run, net: Path, data: Path, tmp_path: Path) ->
 
 def test_a_dry_run_shows_the_placement_and_writes_nothing(run: Run, net: Path, tmp_path: Path) -> None:
     before = listing(tmp_path)
-    ran = run("quantize", net, "--dry-run", "--exclude", "second")
+    ran = run("quantize", net, "--dry-run", "--everything", "--exclude", "second")
     assert ran.status == 0 and ran.err == ""
     rows = {line.split()[0]: line for line in ran.out.splitlines() if line.strip()}
     (first,) = [line for line in ran.out.splitlines() if "first" in line]
@@ -251,7 +251,7 @@ def test_a_dry_run_shows_the_placement_and_writes_nothing(run: Run, net: Path, t
 
 
 def test_a_dry_run_as_json(run: Run, net: Path) -> None:
-    record = json.loads(run("quantize", net, "--dry-run", "--json", "-").out)
+    record = json.loads(run("quantize", net, "--dry-run", "--everything", "--json", "-").out)
     nodes = {row["name"]: row for row in record["quantize"]["nodes"]}
     assert nodes["first"]["kernel"] and nodes["first"]["types"] == "uint8 x int8 -> uint8"
     assert record["quantize"]["tensors"] == [] and record["output"] is None
