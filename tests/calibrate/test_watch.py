@@ -52,6 +52,21 @@ def test_the_model_stays_as_it_is() -> None:
     assert models.serialize(model) == before
 
 
+def test_a_large_model_goes_through_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    models.save(models.load(conv_net().model("conv7")), path, external=True)
+    model = models.load(path)
+    small = list(watch(model, ["conv3", "conv7"], images(2, 1)))
+    saved: list[bool] = []
+    save = models.save
+    monkeypatch.setattr(runtime, "_IN_MEMORY_LIMIT", 100)
+    monkeypatch.setattr(models, "save", lambda *given, **options: saved.append(True) or save(*given, **options))
+    large = list(watch(model, ["conv3", "conv7"], images(2, 1)))
+    assert saved == [True]
+    for a, b in zip(small, large, strict=True):
+        assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
 def test_only_what_is_needed_is_computed() -> None:
     part = extract(models.load(conv_net().model("conv7")), ["relu4", "x", "conv3", "x"])
     assert isinstance(part.model, ir.Model)
