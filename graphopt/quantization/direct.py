@@ -25,7 +25,8 @@ def copy_integers(edit: Edit, placement: Placement) -> None:
         integers = dequantize.inputs[0]
         if quantize.op_type != "QuantizeLinear" or integers is None or node.outputs[0].is_graph_output():
             continue
-        if integers.dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
+        kind = integers.dtype
+        if kind is None or kind not in (ir.DataType.INT8, ir.DataType.UINT8):
             continue
         node.replace_input_with(0, integers)
         if node.op_type == "Pad":
@@ -35,7 +36,7 @@ def copy_integers(edit: Edit, placement: Placement) -> None:
                 node.resize_inputs(3)
             node.replace_input_with(2, zero)
         out, written = node.outputs[0], quantize.outputs[0]
-        out.type = ir.TensorType(integers.dtype)
+        out.type = ir.TensorType(kind)
         out.name = edit.name(f"{out.name}_integers")  # who looks for the float value by its name shall not find this
         for use in list(written.uses()):
             use.node.replace_input_with(use.idx, out)

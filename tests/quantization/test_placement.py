@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ IMAGE = ("N", 4, 6, 6)
 FEED = noise(3, 4, 6, 6)
 
 
-def conv(net: Net, x: str, inputs: int = 4, outputs: int = 4, **attributes: object) -> str:
+def conv(net: Net, x: str, inputs: int = 4, outputs: int = 4, **attributes: Any) -> str:
     return net("Conv", x, net.normal(outputs, inputs, 3, 3), net.normal(outputs), pads=[1] * 4, **attributes)
 
 
