@@ -37,7 +37,7 @@ NETS = ("resnet20", "resnet56", "mobilenet")
 CALIBRATION = 256
 TARGETS = {"int8": (25.0, 30.0, 35.0, 40.0), "levels16": (15.0, 20.0, 25.0, 30.0)}
 
-_RECOVERY = {"nearest": None, "gptq": "gptq", "gptq + bias": "gptq,bias-correction"}
+_RECOVERY = {"nearest": "none", "gptq": "gptq", "gptq + bias": "gptq,bias-correction"}
 
 
 @dataclass
@@ -112,7 +112,7 @@ def targets(chosen: list[Subject], seconds: float) -> None:
     print(head([*columns, "latency / float", "seconds"]))
     for subject in chosen:
         for weights, goals in TARGETS.items():
-            recover = None if weights == "int8" else "gptq"
+            recover = "none" if weights == "int8" else "gptq"
             rows: list[list[object]] = []
             models = [subject.model]
             for goal in (None, *goals):
