@@ -29,31 +29,31 @@ class Accumulator:
         self._distinct: np.ndarray | None = np.zeros(0)
         self._frequencies: np.ndarray | None = np.zeros(0, np.int64)
 
-    def add(self, array: np.ndarray) -> int:
-        """Count an array of any shape and real type in; return how many of its numbers are NaN or infinite.
+    def add(self, array: np.ndarray) -> tuple[int, int]:
+        """Count an array of any shape and real type in; return how many of its numbers are NaN, and how many infinite.
 
         Raises:
             TypeError: The array holds no real numbers.
         """
         x = _real(np.asarray(array))
         if not x.size:
-            return 0
+            return 0, 0
         low, high = float(x.min()), float(x.max())
-        wrong = 0
+        nans = infinities = 0
         if not (math.isfinite(low) and math.isfinite(high)):
             nans = int(np.isnan(x).sum())
             finite = np.isfinite(x)
-            wrong = x.size - int(finite.sum())
+            infinities = x.size - int(finite.sum()) - nans
             self._nans += nans
-            self._infinities += wrong - nans
+            self._infinities += infinities
             x = x[finite]
             if not x.size:
-                return wrong
+                return nans, infinities
             low, high = float(x.min()), float(x.max())
         self._low, self._high = min(self._low, low), max(self._high, high)
         self._fit(exponent_of(self._low, self._high))
         self._count(x)
-        return wrong
+        return nans, infinities
 
     def merge(self, histogram: Histogram) -> None:
         """Count in what a histogram holds."""

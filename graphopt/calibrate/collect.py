@@ -56,7 +56,8 @@ def collect(
         ray: Address of a Ray cluster that runs it, or ``local`` to start one here; it has the ``workers`` actors, or
             with 1 as many as it has processors.
         resume: A folder for checkpoints. What an earlier run left there is not computed again.
-        nonfinite: NaN and infinities are refused, or counted apart in the histograms.
+        nonfinite: NaN and infinities are refused ("refuse"), or only NaN ("refuse nan"), or none ("count"); what is not
+            refused is counted apart in the histograms.
 
     Raises:
         ModelError: The model does not run; the data holds no samples; an activation is NaN or infinite (names the

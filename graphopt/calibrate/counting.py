@@ -14,7 +14,8 @@ from graphopt.calibrate.histogram import Histogram
 from graphopt.calibrate.watch import Part, Tap
 from graphopt.errors import ModelError, UsageError
 
-Nonfinite = Literal["refuse", "count"]
+Nonfinite = Literal["refuse", "refuse nan", "count"]
+"""What to do about NaN and infinities: refuse both, refuse NaN and count infinities, count both."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Counting:
 
         Args:
             part: What to run.
-            nonfinite: What to do about NaN and infinities: refuse them, or count them apart in the histogram.
+            nonfinite: What to do about NaN and infinities: refuse them, or count them apart in the histograms.
             sign: Keep the SHA-256 of each batch.
 
         Raises:
@@ -88,11 +89,11 @@ class Counting:
         for name in self._tap.part.order if arrays else ():
             array = arrays.pop(name)
             try:
-                wrong = self._found[name].add(array)
+                nans, infinities = self._found[name].add(array)
             except TypeError as error:
                 raise UsageError(f"the value {name!r} has no histogram: it is {array.dtype}") from error
-            if wrong and self._nonfinite == "refuse":
-                raise _refusal(name, self._tap.part.writers[name], array, number, feeds)
+            if self._nonfinite != "count" and (nans or (infinities and self._nonfinite == "refuse")):
+                raise self._refusal(name, array, number, feeds)
         if self._sign:
             self._batches[number] = signature(feeds)
         self._count += 1
@@ -100,6 +101,22 @@ class Counting:
     def tally(self) -> Tally:
         """Return what was counted so far."""
         return Tally({name: one.result() for name, one in self._found.items()}, dict(self._batches), self._count)
+
+    def _refusal(self, name: str, array: np.ndarray, number: int, feeds: Mapping[str, Any]) -> ModelError:
+        x = array if array.dtype.kind == "f" else array.astype(np.float64)
+        nan, infinite = np.isnan(x), np.isinf(x) & (self._nonfinite == "refuse")
+        wrong = nan | infinite
+        kind = "NaN" if not infinite.any() else "infinite" if not nan.any() else "NaN or infinite"
+        where = f"batch {number} of the data"
+        if array.ndim and {np.shape(one)[:1] for one in feeds.values()} == {array.shape[:1]}:
+            samples = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))
+            more = f" and {samples.size - 1} more of its samples" if samples.size > 1 else ""
+            where = f"sample {samples[0]} of {where}{more}"
+        return ModelError(
+            f"{int(wrong.sum())} of the {wrong.size} numbers of {name!r}, {self._tap.part.writers[name]}, are {kind}",
+            where,
+            "leave that sample out, or repair the model; a mask of -inf stays in float when its node is excluded",
+        )
 
 
 def is_empty(feeds: Mapping[str, Any]) -> bool:
@@ -116,20 +133,3 @@ def signature(feeds: Mapping[str, Any]) -> str:
         digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
         digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
     return digest.hexdigest()
-
-
-def _refusal(name: str, writer: str, array: np.ndarray, number: int, feeds: Mapping[str, Any]) -> ModelError:
-    x = array if array.dtype.kind == "f" else array.astype(np.float64)
-    wrong = ~np.isfinite(x)
-    first = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
-    kind = "NaN" if np.isnan(x[first]) else "infinite"
-    sizes = {np.shape(one)[:1] for one in feeds.values()}
-    where = f"batch {number} of the data"
-    if array.ndim and sizes == {array.shape[:1]}:
-        samples = int(wrong.reshape(len(wrong), -1).any(1).sum())
-        where = f"sample {int(first[0])} of {where}" + (f" and {samples - 1} more of its samples" * (samples > 1))
-    return ModelError(
-        f"{int(wrong.sum())} of the {wrong.size} numbers of {name!r}, {writer}, are not finite; the first is {kind}",
-        where,
-        "leave that sample out, or repair the model; a mask of -inf stays in float when its node is excluded",
-    )

@@ -83,10 +83,16 @@ def test_a_number_that_is_not_finite_names_tensor_batch_and_sample(value: float,
     with pytest.raises(ModelError) as caught:
         collect(model, ["relu3", "sqrt1", "exp2"], batches)
     writer = "the output of node 'Sqrt1' (Sqrt)"
-    assert caught.value.what == f"1 of the 12 numbers of 'sqrt1', {writer}, are not finite; the first is {kind}"
+    assert caught.value.what == f"1 of the 12 numbers of 'sqrt1', {writer}, are {kind}"
     assert caught.value.where == "sample 1 of batch 2 of the data"
     counted = collect(model, ["relu3", "sqrt1"], batches, nonfinite="count")["sqrt1"]
     assert counted.count == 47 and counted.nans + counted.infinities == 1
+    if kind == "NaN":
+        with pytest.raises(ModelError, match="of 'sqrt1'") as caught:
+            collect(model, ["relu3", "sqrt1"], batches, nonfinite="refuse nan")
+        assert caught.value.where == "sample 1 of batch 2 of the data"
+    else:
+        assert collect(model, ["sqrt1"], batches, nonfinite="refuse nan")["sqrt1"] == counted
 
 
 def test_a_broken_input_is_named_itself() -> None:
@@ -96,6 +102,17 @@ def test_a_broken_input_is_named_itself() -> None:
     with pytest.raises(ModelError, match="2 of the 20 numbers of 'x', an input of the model, are") as caught:
         collect(model, ["mul3", "x"], batches)
     assert caught.value.where == "sample 2 of batch 1 of the data and 1 more of its samples"
+
+
+def test_a_nan_among_infinities_is_found() -> None:
+    model = models.load(elementwise().model("mul3"))
+    feeds = [{"x": np.full((4, 2), np.inf, "f4")}]
+    feeds[0]["x"][2, 1] = np.nan
+    with pytest.raises(ModelError, match="1 of the 8 numbers of 'x', an input of the model, are NaN") as caught:
+        collect(model, ["x"], feeds, nonfinite="refuse nan")
+    assert caught.value.where == "sample 2 of batch 0 of the data"
+    with pytest.raises(ModelError, match="8 of the 8 numbers of 'x', an input of the model, are NaN or infinite"):
+        collect(model, ["x"], feeds)
 
 
 def test_a_sample_is_only_named_where_there_are_samples() -> None:
