@@ -310,6 +310,22 @@ class Louder:
 
 
 @dataclass(frozen=True)
+class Coarser:
+    """Test: multiply the scales of all activations."""
+
+    name: ClassVar[str] = "coarser"
+    stage: ClassVar[str] = "repair"
+    by: float = 2.0
+
+    def run(self, context: Context) -> bool:
+        state = steps.state_of(context)
+        for value in state.placement.activations:
+            own = state.parameters[value]
+            state.parameters[value] = replace(own, scale=np.asarray(own.scale * self.by, np.float32))
+        return True
+
+
+@dataclass(frozen=True)
 class Still:
     """Test: change nothing, before anything is calibrated."""
 
@@ -326,7 +342,9 @@ class Still:
 def two_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     Louder.seen.clear()
     here = Louder.__module__
-    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, f"{here}:Louder", f"{here}:Still"))
+    monkeypatch.setattr(
+        registry, "BUILT_IN", (*registry.BUILT_IN, f"{here}:Louder", f"{here}:Still", f"{here}:Coarser")
+    )
 
 
 def test_passes_run_at_their_stages(two_passes: None) -> None:
@@ -342,8 +360,25 @@ def test_passes_run_at_their_stages(two_passes: None) -> None:
             stored = constants.array(node.inputs[2])
             assert stored is not None and node.inputs[2].producer() is not None, "it is stored as integers"  # type: ignore[union-attr]
             assert np.allclose(stored, offsets[str(node.name)] * 1.2, atol=1e-4), "the new biases were quantized"
-    assert result.report.quantize is not None and result.report.quantize.recovery == ["still", "louder"]
+    assert result.report.quantize is not None
+    still, louder = result.report.quantize.recovery
+    assert still == "still" and louder.startswith("louder: ") and louder.endswith("kept: it changed the graph")
     assert [row.name for row in result.report.passes][-2:] == ["still", "louder"]
+
+
+def test_a_pass_that_does_harm_is_undone(two_passes: None) -> None:
+    harmed = quantize(cnn(), recover="coarser{by=3}")
+    assert harmed.report.quantize is not None and harmed.report.quantize.recovery[0].endswith("undone")
+    assert models.serialize(harmed.model) == models.serialize(quantize(cnn(), recover="none").model)
+    useful = quantize(cnn(), recover="coarser{by=1}")
+    assert useful.report.quantize is not None and not useful.report.quantize.recovery[0].endswith("undone")
+
+
+def test_biases_are_corrected_unless_told_otherwise() -> None:
+    usual, none = quantize(cnn()).report.quantize, quantize(cnn(), recover="none").report.quantize
+    assert usual is not None and none is not None
+    assert usual.recovery[0].startswith("bias-correction") and none.recovery == []
+    assert (usual.output_sqnr_db or 0) >= (none.output_sqnr_db or 0)
 
 
 @pytest.mark.parametrize(("text", "said"), [("narrow", "recovers no accuracy"), ("loudest", "no pass named")])
