@@ -19,9 +19,8 @@ def second_output_channels(node: ir.Node) -> int | None:
 
 
 def product_columns(node: ir.Node) -> int | None:
-    """MatMul: the columns of ``B[…, K, N]`` have scales of their own."""
-    rank = dims.rank(node.inputs[1])
-    return rank - 1 if rank is not None and rank >= 2 else None
+    """MatMul: the columns of ``B[K, N]`` have scales of their own; a stack of matrices has one (QLinearMatMul)."""
+    return 1 if dims.rank(node.inputs[1]) == 2 else None
 
 
 def gemm_columns(node: ir.Node) -> int | None:
