@@ -47,6 +47,7 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
             wanted[block.ins[0]] = np.flatnonzero(grid.ravel())
     assert result is not None
     places = copied(node, original, result, Entries(edit.facts.constants))[0] if wanted else set()
+    _name_axes(node, original, wanted, edit)
     edit.operand(node, 0, wanted)
     if node.op_type == "Reshape" and planned:
         sizes = {axis: int(kept.size) for axis, kept in present.items()}
@@ -66,6 +67,19 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
         chosen = edit.convert(out, planned)
         edit.stand_in(out, chosen, users)
         edit.layouts[chosen] = planned
+
+
+def _name_axes(node: ir.Node, original: dims.Sizes, wanted: Layout, edit: Edit) -> None:
+    """Say which axes a ``Squeeze`` without axes takes away: one that becomes a single position is none of them."""
+    given = "axes" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None)
+    if node.op_type != "Squeeze" or given or all(kept.size != 1 for kept in wanted.values()):
+        return
+    axes = [axis for axis, size in enumerate(original) if size == 1]
+    if edit.facts.opset < 13:
+        node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+        return
+    node.resize_inputs(2)
+    node.replace_input_with(1, edit.constant(np.array(axes, np.int64), f"{node.outputs[0].name}_axes"))
 
 
 def _merge(block: Block, kept: np.ndarray, have: Layout, wanted: Layout) -> np.ndarray:
