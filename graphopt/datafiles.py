@@ -135,21 +135,50 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise ModelError(f"not a readable .npz file: {error}", where=str(path)) from error
 
 
-def _cut(arrays: Mapping[str, npz.Rows], ranks: Ranks, where: str) -> Iterator[dict[str, np.ndarray]]:
+def number(path: str | os.PathLike[str], ranks: Ranks) -> int:
+    """Return how many batches ``from_file`` will yield, from the headers alone; 0 where they do not tell."""
+    path = Path(path)
+    if path.is_dir():
+        return len(list(path.glob("*.npz")))
+    try:
+        with npz.opened(path) as arrays:
+            known = _known(arrays, ranks)
+            return len(_starts(known, ranks, str(path))) if known else 0
+    except (*_UNREADABLE, ModelError):
+        return 0
+
+
+def _known(arrays: Mapping[str, npz.Rows], ranks: Ranks) -> dict[str, npz.Rows]:
+    """Return the arrays that are samples of inputs; none where one of them cannot be."""
     known = {name: array for name, array in arrays.items() if name in ranks}
-    if not known or any(array.ndim == 0 for array in known.values()):
+    return {} if any(array.ndim == 0 for array in known.values()) else known
+
+
+def _cut(arrays: Mapping[str, npz.Rows], ranks: Ranks, where: str) -> Iterator[dict[str, np.ndarray]]:
+    known = _known(arrays, ranks)
+    if not known:
         # Names or ranks are wrong: whoever checks the batch says so.
         yield {name: array.whole() for name, array in arrays.items()}
         return
+    starts = _starts(known, ranks, where)
+    single = {name: array.ndim - 1 == ranks[name][0] for name, array in known.items()}
+    for _ in starts:
+        batch = {name: array.take(starts.step) for name, array in known.items()}
+        yield {name: array[0] if single[name] else array for name, array in batch.items()}
+
+
+def _starts(known: Mapping[str, npz.Rows], ranks: Ranks, where: str) -> range:
+    """Return the number of the first sample of each batch; the step is the size of a batch.
+
+    Raises:
+        ModelError: The arrays do not agree, or hold less than a batch.
+    """
     counts = {name: len(array) for name, array in known.items()}
     if len(set(counts.values())) != 1:
         raise ModelError(f"the arrays differ in their number of samples: {counts}", where=where)
     count = next(iter(counts.values()))
-    single = {name: array.ndim - 1 == ranks[name][0] for name, array in known.items()}
-    if any(single.values()):
-        for _ in range(count):
-            yield {name: array.take(1)[0] if single[name] else array.take(1) for name, array in known.items()}
-        return
+    if any(array.ndim - 1 == ranks[name][0] for name, array in known.items()):
+        return range(count)
     fixed = {size for name in known if (size := ranks[name][1]) is not None}
     if len(fixed) > 1:
         raise ModelError(
@@ -159,6 +188,4 @@ def _cut(arrays: Mapping[str, npz.Rows], ranks: Ranks, where: str) -> Iterator[d
     if size is not None and count < size:
         raise ModelError(f"{count} samples, but the model wants batches of {size}", where=where)
     most = BATCH_BYTES // max(1, sum(array.row_bytes for array in known.values()))
-    step = size or min(BATCH, max(1, most))
-    for _ in range(0, count - (size or 1) + 1, step):
-        yield {name: array.take(step) for name, array in known.items()}
+    return range(0, count - (size or 1) + 1, size or min(BATCH, max(1, most)))

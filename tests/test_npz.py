@@ -55,6 +55,7 @@ def test_large_samples_come_in_small_batches(
     monkeypatch.setattr(datafiles, "BATCH_BYTES", datafiles.BATCH_BYTES // 1000)
     np.savez(tmp_path / "x.npz", x=np.zeros((35, bytes_ // 1000), np.int8))
     assert [len(batch["x"]) for batch in datafiles.from_file(tmp_path / "x.npz", {"x": (2, None)})] == sizes
+    assert datafiles.number(tmp_path / "x.npz", {"x": (2, None)}) == len(sizes)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "object", "none"])
@@ -74,3 +75,20 @@ def test_damage_is_an_error(tmp_path: Path, damage: str) -> None:
             archive.writestr("x.npy", b"no array")
     with pytest.raises(ModelError, match=r"not a readable \.npz file"):
         list(datafiles.from_file(path, {"x": (2, None)}))
+
+
+def test_the_number_of_batches_is_known_before_they_are_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((7, 3), np.float32), y=np.zeros(7, np.int64))
+    for ranks in ({"x": (2, 2)}, {"x": (2, 7)}, {"x": (1, None)}, {"x": (2, None), "y": (1, None)}):
+        batches = list(datafiles.from_file(tmp_path / "x.npz", ranks))
+        assert datafiles.number(tmp_path / "x.npz", ranks) == len(batches)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in "ab":
+        np.savez(folder / f"{name}.npz", x=np.zeros((2, 3)))
+    assert datafiles.number(folder, {"x": (2, None)}) == 2
+    # What will be refused has no number of batches, and is refused when it is read.
+    (tmp_path / "text.npz").write_text("no archive")
+    for path, ranks in (("text.npz", {"x": (2, None)}), ("gone.npz", {"x": (2, None)}), ("x.npz", {"z": (2, None)}),
+                        ("x.npz", {"x": (2, 9)})):  # fmt: skip
+        assert datafiles.number(tmp_path / path, ranks) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import typer
 
@@ -34,7 +35,11 @@ def command(json: options.Json = False) -> None:
             "runs_here": _MEANING[name][1] in (None, *available),
             "figures": _figures(name),
             "costs": dataclasses.asdict(targets.costs(name)) if name in targets.TARGETS else None,
-            "quantize": {"weights": list(TABLES[name].weights), "activations": list(TABLES[name].activations)},
+            "quantize": {
+                "weights": list(TABLES[name].weights),
+                "activations": list(TABLES[name].activations),
+                "weights_only": {what: _weights_only(name, what) for what in ("bits", "blocks")},
+            },
         }
         for name in _MEANING
     ]
@@ -58,15 +63,9 @@ def command(json: options.Json = False) -> None:
     )
     terminal.output().print(
         table.listing(
-            ("target", "weights", "activations"),
+            ("target", "weights", "activations", "weights only"),
             (
-                (
-                    name,
-                    *(
-                        ", ".join("levelsN" if one == "levels" else one for one in types)
-                        for types in (TABLES[name].weights, TABLES[name].activations)
-                    ),
-                )
+                (name, *(_listed(types) for types in (TABLES[name].weights, TABLES[name].activations)), _bits(name))
                 for name in _MEANING
             ),
         )
@@ -80,3 +79,19 @@ def _figures(name: str) -> str:
     if name not in targets.DEFAULTS or name == "portable":
         return "none"
     return str(targets.file_of(name)) if targets.file_of(name).is_file() else "shipped"
+
+
+def _listed(types: Sequence[str]) -> str:
+    return ", ".join("levelsN" if one == "levels" else one for one in types)
+
+
+def _bits(name: str) -> str:
+    """In how many bits, and blocks of how many inputs, weights alone can be stored."""
+    bits, blocks = (", ".join(map(str, _weights_only(name, what))) for what in ("bits", "blocks"))
+    return f"{bits} bits, blocks of {blocks}"
+
+
+def _weights_only(name: str, what: str) -> list[int]:
+    from graphopt.quantization.weight_only.table import TABLE
+
+    return sorted({number for forms in TABLE[name].values() for form in forms for number in getattr(form, what)})

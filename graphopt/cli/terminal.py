@@ -91,16 +91,11 @@ def progress() -> Iterator[Reporter]:
         before = 0, 0
 
         def step(label: str, done: int, total: int) -> None:
-            nonlocal before
-            if done < before[0] or total != before[1]:  # another step: its rate and the time left are its own
-                bar.reset(task)
+            nonlocal before, task
+            if done < before[0] or total != before[1]:  # another step: its total, rate and time left are its own
+                bar.remove_task(task)
+                task = bar.add_task(label, total=total if total > 0 else None, rate="")
             before = done, total
-            bar.update(
-                task,
-                description=label,
-                completed=done,
-                total=total if total > 0 else None,
-                rate=rate(done, bar.tasks[0].elapsed or 0.0),
-            )
+            bar.update(task, description=label, completed=done, rate=rate(done, bar.tasks[0].elapsed or 0.0))
 
         yield Reporter(step, console)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt import datafiles
 from graphopt import samples as feeding
 from graphopt.errors import ModelError, UsageError
 
@@ -54,8 +55,8 @@ class Data:
         """How many batches are calibrated with, where it is known without reading them; else 0."""
         if self._samples is None and hasattr(self._data, "__len__") and not isinstance(self._data, str | Mapping):
             return len(self._data)
-        if isinstance(self._data, str | os.PathLike) and self._samples is None and os.path.isdir(self._data):
-            return len(list(Path(self._data).glob("*.npz")))
+        if isinstance(self._data, str | os.PathLike) and self._samples is None and os.path.exists(self._data):
+            return datafiles.number(self._data, feeding.Inputs(self._model).ranks())
         return 0
 
     def calibration(self) -> Iterator[Feeds]:

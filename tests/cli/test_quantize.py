@@ -471,7 +471,7 @@ def test_ctrl_c_leaves_nothing_half_written(net: Path, tmp_path: Path) -> None:
 
 
 def test_a_terminal_sees_the_rate_and_the_time_left(net: Path, data: Path, tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text(SLOW.replace("10_000", "40"))
+    (tmp_path / "slow.py").write_text(SLOW.replace("10_000", "12"))
     arguments = ("quantize", "net.onnx", "-o", "out.onnx", "--data", "slow:batches", "--no-measure", "--json", "-")
     out, err = run_on_a_terminal(tmp_path, *arguments)
     assert json.loads(out)["quantize"]
