@@ -107,6 +107,8 @@ class RayHand:
 
     def tally(self) -> Tally:
         """Return what was counted so far."""
+        if self._first is not None:
+            return Tally()  # it never had a batch; the model is not loaded for nothing
         return self._ask(self._actor.tally)
 
     def close(self) -> None:

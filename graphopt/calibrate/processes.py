@@ -51,6 +51,8 @@ class ProcessHand:
 
     def tally(self) -> Tally:
         """Return what was counted so far."""
+        if self._first is not None:
+            return Tally()  # it never had a batch; the model is not loaded for nothing
         return self._ask("tally")
 
     def close(self) -> None:
