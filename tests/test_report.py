@@ -314,6 +314,12 @@ def test_worst_are_those_with_the_least_signal_to_noise() -> None:
     rows = quantization().tensors
     assert [row.name for row in worst(rows)] == ["w", "x<0>"]  # bytes are exact, and never the worst
     assert [row.name for row in worst(rows, 1)] == ["w"]
+    moved = dataclasses.replace(rows[0], name="x moved")
+    assert [row.name for row in worst([*rows, moved])] == ["w", "x<0>"]
+    other = dataclasses.replace(moved, scale=0.25)  # near miss: a scale of its own
+    assert [row.name for row in worst([*rows, other])] == ["w", "x<0>", "x moved"]
+    weight = dataclasses.replace(rows[1], name="v")  # weights are not moved: equal ones are two
+    assert [row.name for row in worst([*rows, weight])] == ["w", "v", "x<0>"]
     assert worst([]) == []
 
 

@@ -131,6 +131,17 @@ class QuantizeReport:
 
 
 def worst(rows: Sequence[TensorRow], number: int = WORST) -> list[TensorRow]:
-    """Return the rows with the lowest SQNR, the worst first; those without any error are never among them."""
+    """Return the rows with the lowest SQNR, the worst first; those without any error are never among them.
+
+    Of activations that are moved along with the same scale (a reshape, a pad) only the first is one of them.
+    """
     lossy = [row for row in rows if row.sqnr_db is not None and not math.isinf(row.sqnr_db)]
-    return sorted(lossy, key=lambda row: row.sqnr_db or 0.0)[:number]
+    chosen: list[TensorRow] = []
+    scales: set[object] = set()
+    for row in sorted(lossy, key=lambda row: row.sqnr_db or 0.0):
+        shared = (row.scale, row.zero_point, row.dtype) if row.kind == "activation" else row.name
+        if isinstance(row.scale, list) or shared not in scales:
+            chosen.append(row)
+        if not isinstance(row.scale, list):
+            scales.add(shared)
+    return chosen[:number]
