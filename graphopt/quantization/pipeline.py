@@ -210,10 +210,9 @@ def _started(original: ir.Model, model: ir.Model, data: Any, way: Way, report: R
     if data is None and request.random_data and not request.weight_only and not way.dry_run:
         context.warn("random-data", "calibrated with random inputs: the scales fit those, not what the model will meet")
         data = drawn(model, seed=request.seed, samples=request.samples, shapes=way.shapes)
-    if data is None:
-        data = ()
-    source = Data(model, data, samples=request.samples)
-    context.quantization = State(request, source.calibration, source.held_out, source.total, original)
+    given = data is not None
+    source = Data(model, data if given else (), samples=request.samples)
+    context.quantization = State(request, source.calibration, source.held_out, source.total, given, original)
     preparing = Settings(tuple(steps.preparing()), repeat=False)
     rounds.run(context, preparing, report, lambda what, done, total: way.step(what, 0, 0))
     return context

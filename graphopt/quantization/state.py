@@ -31,6 +31,7 @@ class State:
         batches: Returns the calibration data from the start; may be called as often as needed.
         held_out: Returns batches that were not calibrated with; none where all of the data was.
         total: How many batches are calibrated with; 0: not known.
+        given: Whether there is data at all; weights alone need none.
         original: The model that the user gave, with which results are compared; None: the float model itself.
         floats: Nodes that were returned to float (mixed precision, or slower on integers); placement leaves them out.
         why: Why such a node was returned.
@@ -47,6 +48,7 @@ class State:
     batches: Callable[[], Iterator[Mapping[str, Any]]]
     held_out: Callable[[], Iterator[Mapping[str, Any]]] = lambda: iter(())
     total: int = 0
+    given: bool = True
     original: ir.Model | None = None
     floats: set[ir.Node] = field(default_factory=set)
     why: dict[ir.Node, str] = field(default_factory=dict)

@@ -119,7 +119,8 @@ def repair(context: Context, recovery: list[registry.Pass], report: Report, step
     """
     state = state_of(context)
     chosen = [item for item in recovery if registry.stage(item) == "repair"]
-    seen = Fidelity(context.model if state.original is None else state.original, state.batches()) if chosen else None
+    compared = chosen and state.given
+    seen = Fidelity(context.model if state.original is None else state.original, state.batches()) if compared else None
     outcomes = []
     before = None if seen is None or not seen.samples else worst(seen.of(inserted(context)))
     for item in chosen:

@@ -10,10 +10,12 @@ import onnx_ir as ir
 
 from graphopt import model as models
 from graphopt import rounds
+from graphopt.calibrate.grid import Grid
 from graphopt.calibrate.solve import Parameters
 from graphopt.quantization import weight_only
 from graphopt.quantization.placement import Placement
 from graphopt.quantization.request import Request
+from graphopt.quantization.weight_only import rounding
 from graphopt.rounds import Settings
 
 
@@ -33,6 +35,11 @@ def unpacked(stored: np.ndarray, bits: int, count: int) -> np.ndarray:
     return (
         np.stack(each, axis=-1).reshape(*stored.shape[:-1], stored.shape[-1] * len(each))[..., :count].astype(np.int64)
     )
+
+
+def nearest(rows: np.ndarray, scale: np.ndarray, zero: np.ndarray, block: int, grid: Grid) -> np.ndarray:
+    """The integers of the nearest levels, ``[rows, K]``."""
+    return rounding.rounded(rows, scale, zero, block, grid, balanced=False)
 
 
 def array(value: ir.Value | None) -> np.ndarray:

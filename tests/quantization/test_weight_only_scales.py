@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from graphopt.calibrate.grid import grid
 from graphopt.calibrate.solve import FREE, Constraint
-from graphopt.quantization.weight_only import search, solve, sweep
+from graphopt.quantization.weight_only import rounding, search, solve, sweep
 from graphopt.quantization.weight_only.layout import blocked, from_rows, packed, restored, to_rows
-from tests.quantization.blocks import unpacked
+from tests.quantization.blocks import nearest, unpacked
 
 WEIGHTS = hnp.arrays(
     np.float32,
@@ -28,6 +28,7 @@ def error(w: np.ndarray, scale: np.ndarray, below: int, above: int, h: np.ndarra
     return ((w - back) ** 2 * (1 if h is None else h)).sum(axis=1)
 
 
+@settings(max_examples=30)
 @given(WEIGHTS, st.integers(0, 4), st.integers(0, 4), st.booleans())
 def test_no_scale_is_better_than_the_exact_one(w: np.ndarray, below: int, above: int, weighted: bool) -> None:
     w = w.astype(np.float64)
@@ -68,7 +69,7 @@ def test_never_worse_than_covering_the_range(name: str, turned: bool, size: int)
     errors = {}
     for method in ("mse", "minmax"):
         scale, zero = solve.of_rows(rows, 32, kind, constraint, method, turned=turned and method == "mse")
-        codes = solve.codes_of(rows, scale, zero, 32, kind)
+        codes = nearest(rows, scale, zero, 32, kind)
         squared = (restored(codes, scale, zero, 32).astype(np.float64) - rows) ** 2
         errors[method] = blocked(squared, 32).sum(axis=2)
         assert scale.dtype == np.float32 and scale.shape == zero.shape == (211, -(-size // 32))
@@ -81,7 +82,7 @@ def test_zeros_and_what_is_too_small_for_the_type_of_the_scale() -> None:
     rows = np.zeros((3, 40), np.float32)
     rows[1, :8] = 1e-9
     scale, zero = solve.of_rows(rows, 32, grid("int4"), Constraint(zero_point=0), "mse", dtype=np.float16)
-    assert (scale == 1).all() and not solve.codes_of(rows, scale, zero, 32, grid("int4")).any()
+    assert (scale == 1).all() and not nearest(rows, scale, zero, 32, grid("int4")).any()
 
 
 def test_what_four_bits_can_hold_is_held_exactly() -> None:
@@ -93,7 +94,7 @@ def test_what_four_bits_can_hold_is_held_exactly() -> None:
     scale = (2.0 ** numbers.integers(-8, 3, (50, 2))).astype(np.float32)
     rows = restored(codes.astype(np.int16), scale, zero, 32)
     found, points = solve.of_rows(rows, 32, grid("uint4"), FREE, "mse")
-    back = restored(solve.codes_of(rows, found, points, 32, grid("uint4")), found, points, 32)
+    back = restored(nearest(rows, found, points, 32, grid("uint4")), found, points, 32)
     np.testing.assert_allclose(back, rows, rtol=1e-6)
 
 
@@ -109,7 +110,7 @@ def test_important_inputs_get_the_smaller_error() -> None:
     squared = {}
     for name, h in (("plain", None), ("weighted", importance)):
         found = solve.of_rows(rows, 32, grid("uint4"), FREE, "mse", importance=h)
-        squared[name] = (restored(solve.codes_of(rows, *found, 32, grid("uint4")), *found, 32) - rows) ** 2
+        squared[name] = (restored(nearest(rows, *found, 32, grid("uint4")), *found, 32) - rows) ** 2
     assert (squared["weighted"] * importance).sum() < 0.9 * (squared["plain"] * importance).sum()
     assert squared["weighted"].sum() > squared["plain"].sum()
 
@@ -129,3 +130,35 @@ def test_rows_can_be_put_back(shape: tuple[int, ...], data: st.DataObject) -> No
     rows = to_rows(array, axis)
     assert rows.shape == (array.size // shape[axis], shape[axis])
     np.testing.assert_array_equal(from_rows(rows, shape, axis), array)
+
+
+@pytest.mark.parametrize("name", ["int2", "int4", "uint4", "int8"])
+@pytest.mark.parametrize("size", [1, 16, 97, 512])
+def test_the_errors_of_a_row_add_up_to_nothing_nearly_for_free(name: str, size: int) -> None:
+    kind = grid(name)
+    rows = np.random.default_rng(size).standard_normal((101, size)).astype(np.float32)
+    scale, zero = solve.of_rows(rows, 32, kind, Constraint(zero_point=0) if kind.signed else FREE, "mse", turned=True)
+    total, squared = {}, {}
+    for balanced in (False, True):
+        codes = rounding.rounded(rows, scale, zero, 32, kind, balanced=balanced)
+        assert codes.min() >= kind.low and codes.max() <= kind.high
+        error = rows - restored(codes, scale, zero, 32).astype(np.float64)
+        total[balanced], squared[balanced] = error.sum(axis=1), (error**2).sum(axis=1)
+    form = {key: squared[key] + rounding.PRIOR * total[key] ** 2 for key in total}
+    assert (form[True] <= form[False] * (1 + 1e-5) + 1e-9).all()
+    if size == 512:
+        assert np.sqrt(np.mean(total[True] ** 2)) < 0.2 * np.sqrt(np.mean(total[False] ** 2))
+        assert squared[True].sum() < 1.01 * squared[False].sum()
+
+
+def test_balancing_leaves_what_is_exact_and_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(0)
+    codes, scale = numbers.integers(-8, 8, (50, 64)), np.full((50, 2), 0.25, np.float32)
+    zero, kind = np.zeros((50, 2), np.int16), grid("int4")
+    rows = restored(codes, scale, zero, 32)
+    np.testing.assert_array_equal(rounding.rounded(rows, scale, zero, 32, kind, balanced=True), codes)
+    rows = numbers.standard_normal((50, 64)).astype(np.float32)
+    whole = rounding.rounded(rows, scale, zero, 32, kind, balanced=True)
+    monkeypatch.setattr(rounding, "CHUNK", 200)
+    np.testing.assert_array_equal(rounding.rounded(rows, scale, zero, 32, kind, balanced=True), whole)
+    assert rounding.rounded(rows[:, :0], scale[:, :0], zero[:, :0], 32, kind, balanced=True).shape == (50, 0)

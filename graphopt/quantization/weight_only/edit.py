@@ -158,13 +158,7 @@ class _Reader:
         given = self.work.codes.get(self.weight.value)
         if given is not None:
             return to_rows(np.asarray(given), self.operand.axis).astype(np.int16)
-        return codes_of(
-            to_rows(array, self.operand.axis),
-            self.found.scale,
-            self.found.zero_point,
-            self.choice.block,
-            self.weight.grid,
-        )
+        return codes_of(to_rows(array, self.operand.axis), self.found, self.weight)
 
     # -- MatMulNBits ----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +13,8 @@ from graphopt.calibrate.solve import FREE, Constraint, Method, Parameters, solve
 from graphopt.context import Context
 from graphopt.quantization.placement import Placement, Weight
 from graphopt.quantization.request import Request
-from graphopt.quantization.weight_only.layout import blocked, spread, to_rows
+from graphopt.quantization.weight_only.layout import blocked, restored, to_rows
+from graphopt.quantization.weight_only.rounding import CHUNK, rounded
 from graphopt.quantization.weight_only.search import best_scale
 from graphopt.quantization.weight_only.sweep import best_scale as exactly
 from graphopt.quantization.weight_only.table import TABLE
@@ -113,33 +115,33 @@ def of_rows(
     return scale.reshape(shape), zero.reshape(shape).astype(np.int16)
 
 
-def codes_of(rows: np.ndarray, scale: np.ndarray, zero: np.ndarray, block: int, grid: Grid) -> np.ndarray:
-    """Return ``clip(round(w / S) + O)`` of rows ``[rows, K]``, int16."""
-    size = rows.shape[1]
-    steps = rows.astype(np.float32) / spread(scale, block, size)
-    np.rint(steps, out=steps)
-    steps += spread(zero, block, size)
-    return np.clip(steps, grid.low, grid.high).astype(np.int16)
+def codes_of(rows: np.ndarray, found: Parameters, weight: Weight) -> np.ndarray:
+    """Return the integers of rows ``[rows, K]``, int16: those of a product so that the errors of a row cancel out.
+
+    ``minmax`` rounds each weight to its nearest level and nothing else.
+    """
+    copied = any(node.op_type == "Gather" for node, _ in weight.readers)
+    balanced = not copied and found.method != "minmax"
+    return rounded(rows, found.scale, found.zero_point, weight.block, weight.grid, balanced=balanced)
 
 
 def measured(
-    rows: np.ndarray,
-    scale: np.ndarray,
-    zero: np.ndarray,
-    weight: Weight,
-    method: str,
-    codes: np.ndarray | None = None,
+    rows: np.ndarray, scale: np.ndarray, zero: np.ndarray, weight: Weight, method: str, codes: np.ndarray | None = None
 ) -> Parameters:
     """Return parameters with the error that they leave: numbers for the whole weight, not for each block."""
-    size = rows.shape[1]
-    if codes is None:
-        codes = codes_of(rows, scale, zero, weight.block, weight.grid)
-    back = (codes - spread(zero, weight.block, size)).astype(np.float32) * spread(scale, weight.block, size)
-    rows = rows.astype(np.float32)
-    power = np.float64(np.mean(rows * rows, dtype=np.float64))
-    back -= rows
-    noise = np.float64(np.mean(back * back, dtype=np.float64))
-    return Parameters(scale, zero, np.asarray(noise), np.asarray(power), method)
+    found = Parameters(scale, zero, np.zeros(()), np.zeros(()), method)
+    noise = power = 0.0
+    count, size = rows.shape
+    step = max(1, CHUNK // max(1, size))
+    for first in range(0, count, step):
+        part = slice(first, first + step)
+        w = rows[part].astype(np.float32)
+        some = replace(found, scale=scale[part], zero_point=zero[part])
+        q = codes_of(w, some, weight) if codes is None else codes[part]
+        error = restored(q, scale[part], zero[part], weight.block) - w
+        noise += float(np.sum(error * error, dtype=np.float64))
+        power += float(np.sum(w * w, dtype=np.float64))
+    return replace(found, mse=np.asarray(noise / max(rows.size, 1)), power=np.asarray(power / max(rows.size, 1)))
 
 
 def _covering(flat: np.ndarray, grid: Grid, constraint: Constraint) -> tuple[np.ndarray, np.ndarray]:
