@@ -245,3 +245,19 @@ def test_parameters_alone_are_the_same_number() -> None:
         first = next(iter(model.graph.initializers))
         del model.graph.initializers[first]
         assert parameters(model, known) == stats(model).parameters
+
+
+@pytest.mark.parametrize(
+    ("quantized", "first", "expected"), [(False, 64, 64), (True, 64, 64), (False, "M", 1), (True, 1, 1)]
+)
+def test_rows_that_a_reshape_merged_are_counted(quantized: bool, first: int | str, expected: int) -> None:
+    """A product of [N, 64, 5] written as a Gemm of [?, 5]: what is known of its rows is not lost."""
+    x = ir.Value(name="x", shape=ir.Shape(["N", first, 5]))
+    node = ir.node("Reshape", [x, None])
+    node.outputs[0].shape = ir.Shape([None, 5])
+    for op in ("QuantizeLinear", "DequantizeLinear") if quantized else ():
+        node = ir.node(op, [node.outputs[0]])
+        node.outputs[0].shape = ir.Shape([None, 5])
+    gemm = ir.node("Gemm", [node.outputs[0], ir.Value(name="w", shape=ir.Shape([5, 7]))])
+    gemm.outputs[0].shape = ir.Shape([None, 7])
+    assert macs(gemm) == expected * 5 * 7

@@ -255,10 +255,27 @@ def _conv_transpose(node: ir.Node) -> int:
 
 def _gemm(node: ir.Node) -> int:
     a, b = _input(node, 0), _input(node, 1)
-    rows = a[1 if _flag(node, "transA") else 0] if a is not None and len(a) == 2 else 1
+    axis = 1 if _flag(node, "transA") else 0
+    rows = (a[axis] if _known(node.inputs[0], axis) else _merged(node.inputs[0])) if a and len(a) == 2 else 1
     if b is None or len(b) != 2:
         return 0
     return rows * b[0] * b[1]
+
+
+def _known(value: ir.Value | None, axis: int) -> bool:
+    return value is not None and value.shape is not None and isinstance(value.shape[axis], int)
+
+
+def _merged(value: ir.Value | None) -> int:
+    """Return the rows of a matrix that a Reshape made of a value with more axes, some of known size; else 1."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type == "Reshape":
+            whole, matrix = _dims(node.inputs[0]), _dims(node.outputs[0])
+            return 1 if not whole or not matrix or 0 in matrix else max(1, math.prod(whole) // math.prod(matrix[1:]))
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear", "Clip"):
+            break
+        value = node.inputs[0]
+    return 1
 
 
 def _matmul(left: int, right: int) -> Callable[[ir.Node], int]:
