@@ -26,6 +26,7 @@ _STARTS = 3
 _SECTIONS = np.arange(1, 8) / 8
 _FEW = 17  # zero points that are all tried
 _JAGGED = 400_000  # numbers below which the error has valleys of its own making everywhere
+_VERY_JAGGED = 20_000  # numbers below which these are deep
 
 Errors = Callable[[np.ndarray, np.ndarray, Grid], np.ndarray]
 
@@ -39,7 +40,7 @@ def best(d: Density, grid: Grid, constraint: Constraint, count: int) -> tuple[fl
     search = _Search(d, grid, zeros, np.ldexp(constraint.largest(grid, zeros), -d.exponent), rough)
     found = search.narrowed(search.spread())
     if count < _JAGGED and grid.levels <= 1024:
-        scale, zero = search.nearby(found[0])
+        scale, zero = search.nearby(found[0], *((0.15, 1201, 5) if count < _VERY_JAGGED else (0.06, 121, 2)))
     else:
         scale, zero = np.array([one.scale for one in found]), np.array([one.zero for one in found])
     at = int(np.argmin(exact(scale, zero, grid)))
@@ -122,12 +123,12 @@ class _Search:
             left, right = tried[rows, at] - reach, tried[rows, at] + reach
         return scale, zero, error
 
-    def nearby(self, one: _Candidate) -> tuple[np.ndarray, np.ndarray]:
+    def nearby(self, one: _Candidate, reach: float, number: int, zeros: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a dense grid of scales and zero points around a candidate, itself the first."""
         # Float types look alike an octave further.
-        octave = np.geomspace(0.5, 2.0, 360) if self.grid.floating else np.linspace(0.94, 1.06, 121)
+        octave = np.geomspace(0.5, 2.0, 360) if self.grid.floating else np.linspace(1 - reach, 1 + reach, number)
         shares = np.concatenate([[1.0], octave])
-        near = np.unique(np.clip(one.zero + np.array([0, -2, -1, 1, 2]), self.zeros[0], self.zeros[-1]))
+        near = np.unique(np.clip(one.zero + np.arange(-zeros, zeros + 1), self.zeros[0], self.zeros[-1]))
         scale, zero = np.repeat(one.scale * shares, near.size), np.tile(near, shares.size)
         return self.capped(scale, zero), zero
 

@@ -19,12 +19,15 @@ def present() -> bool:
     return _ARCHIVE.exists()
 
 
-def batches(size: int = 500, limit: int = 10_000) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Normalised images (size, 3, 32, 32) in float32 and labels (size,), in order, until ``limit`` images."""
+def batches(size: int = 500, limit: int = 10_000, *, part: str = "test") -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Normalised images (size, 3, 32, 32) in float32 and labels (size,), in order, until ``limit`` images.
+
+    ``part`` is ``test`` or ``train``.
+    """
     from PIL import Image
 
     with np.load(_ARCHIVE) as archive:
-        data, offsets, labels = archive["test_jpeg"], archive["test_offset"], archive["test_label"]
+        data, offsets, labels = (archive[f"{part}_{what}"] for what in ("jpeg", "offset", "label"))
     limit = min(limit, len(labels))
     for start in range(0, limit, size):
         stop = min(start + size, limit)
