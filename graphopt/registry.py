@@ -31,6 +31,7 @@ BUILT_IN = (
     "graphopt.passes.tidy.tidy:Tidy",
     "graphopt.passes.lower.permute:Permute",
     "graphopt.passes.quantize.upgrade_opset:UpgradeOpset",
+    "graphopt.passes.quantize.norm_to_convolution:NormToConvolution",
     "graphopt.passes.quantize.global_average:GlobalAverage",
     "graphopt.passes.quantize.join_bias:JoinBias",
     "graphopt.passes.quantize.pad_channels:PadChannels",

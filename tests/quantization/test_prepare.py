@@ -223,3 +223,49 @@ def test_types_say_which_version_they_need() -> None:
     proto = net.model(net("MatMul", net.input("x", "N", 5), net.normal(5, 7)))
     assert context_of(proto, "upgrade-opset").opset == 13
     assert context_of(proto, "upgrade-opset", target="portable", activations="uint16").opset == 21
+
+
+# -- norm-to-convolution -----------------------------------------------------------------------------------------------
+
+
+def _norm(net: Net, x: str, channels: int) -> str:
+    return net("BatchNormalization", x, *(np.abs(net.normal(channels)) for _ in range(4)))
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_norm_in_front_of_a_convolution_is_one(relu: bool) -> None:
+    net = Net()
+    y = _norm(net, net("Abs", net.input("x", "N", 16, 5, 3)), 16)
+    proto = net.model(net("Conv", net("Relu", y) if relu else y, net.normal(4, 16, 1, 1)))
+    left = after(proto, "norm-to-convolution")
+    assert left == ["Abs", "Conv", *(["Relu"] if relu else []), "Conv"]
+
+
+def test_its_weights_are_exact_on_integers() -> None:
+    net = Net()
+    y = _norm(
+        net, net("Concat", *[net("Conv", net.input("x", "N", 16, 5, 3), net.normal(16, 16, 1, 1))] * 2, axis=1), 32
+    )
+    proto = net.model(net("Tanh", net("Conv", net("Relu", y), net.normal(4, 32, 1, 1))))
+    found = ran(proto, [{"x": np.random.default_rng(0).normal(size=(2, 16, 5, 3)).astype(np.float32)}])
+    assert found.counts["QLinearConv"] == 3 and found.counts["DequantizeLinear"] == 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "build"),
+    [
+        (15, lambda net, y: net("Conv", y, net.normal(4, 15, 1, 1))),
+        (16, lambda net, y: net("Tanh", y)),
+        (16, lambda net, y: net("Relu", y)),
+    ],
+)
+def test_other_norms_stay(channels: int, build: Callable[[Net, str], str]) -> None:
+    net = Net()
+    y = _norm(net, net("Abs", net.input("x", "N", channels, 5, 3)), channels)
+    assert "BatchNormalization" in after(net.model(build(net, y)), "norm-to-convolution")
+
+
+def test_a_norm_of_the_input_stays() -> None:
+    net = Net()
+    y = net("Conv", _norm(net, net.input("x", "N", 16, 5, 3), 16), net.normal(4, 16, 1, 1))
+    assert after(net.model(y), "norm-to-convolution") == ["BatchNormalization", "Conv"]
