@@ -159,6 +159,7 @@ class _Search:
         self._corrections = dict(state.corrections)
         self._parameters, self._asked, self._codes = dict(state.parameters), dict(state.asked), dict(state.codes)
         self._known: dict[frozenset[int], dict[str, float]] = {}
+        self._left: dict[frozenset[int], bool] = {}
         self._made: frozenset[int] | None = None
 
     def scores(self, chosen: Sequence[Move]) -> dict[str, float]:
@@ -171,6 +172,7 @@ class _Search:
         self._made = key
         if key not in self._known:
             self._known[key] = {goal.name: goal.score(model) for goal in self.goals}
+            self._left[key] = bool(self.state.placement.nodes)
         return self._known[key]
 
     def met(self, scores: dict[str, float]) -> bool:
@@ -195,16 +197,19 @@ class _Search:
         Raises:
             ModelError: None does that leaves anything quantized.
         """
-        low, high = 0, len(self.moves) - 1  # ``low`` moves do not meet them, ``high`` might; the last is never made
-        if high < 1 or not self._quantized_and_met(high):
-            self._unreachable()
+        low, high = 0, len(self.moves)  # ``low`` moves do not meet them; all moves do, which leaves nothing quantized
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._quantized_and_met(middle) else (middle, high)
-        return self.moves[:high]
+            low, high = (low, middle) if self.met(self.scores(self.moves[:middle])) else (middle, high)
+        chosen = self.moves[:high]
+        if high == len(self.moves) or not self._leaves(chosen):
+            self._unreachable()
+        return chosen
 
-    def _quantized_and_met(self, count: int) -> bool:
-        return self.met(self.scores(self.moves[:count])) and bool(self.state.placement.nodes)
+    def _leaves(self, chosen: Sequence[Move]) -> bool:
+        """Tell whether anything is quantized after these moves."""
+        self.scores(chosen)
+        return self._left[frozenset(id(move) for move in chosen)]
 
     def trimmed(self, chosen: list[Move]) -> list[Move]:
         """Take back moves that turn out not to be needed, the most expensive first."""
@@ -215,7 +220,7 @@ class _Search:
         return chosen
 
     def _unreachable(self) -> None:
-        known = [scores for key, scores in self._known.items() if len(key) < len(self.moves)]
+        known = [scores for key, scores in self._known.items() if self._left[key]]
         reached = "; ".join(
             f"{goal.name}: {_shown(goal.target)} was asked for, the best was "
             f"{_shown(max(scores[goal.name] for scores in known))}"

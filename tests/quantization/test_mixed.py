@@ -136,6 +136,15 @@ def test_a_target_out_of_reach_is_an_error_that_says_what_the_best_was() -> None
         mixed.meet(prepared(chain(1, None)), target_sqnr=200)
 
 
+def test_that_the_last_operators_are_not_worth_it_alone_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "cheapest", lambda found: set(found.rows) if len(found.rows) > 2 else set())
+    context = prepared(chain())
+    mixed.meet(context, target_sqnr=34)
+    assert steps.state_of(context).placement.nodes and sqnr(context) >= 34
+    with pytest.raises(ModelError, match=r"the best was \d\d\.\d"):
+        mixed.meet(prepared(chain()), target_sqnr=100)
+
+
 # --- accuracy -----------------------------------------------------------------------------------------------------
 
 
