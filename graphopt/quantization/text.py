@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args, get_type_hints
 
 from graphopt.calibrate.grid import grid
-from graphopt.errors import UsageError, nearest
+from graphopt.errors import UsageError, about, nearest
 from graphopt.quantization.request import Request
 from graphopt.registry import pieces
 
@@ -46,15 +46,20 @@ def _word(word: str, hints: dict[str, Any]) -> tuple[str, str]:
     if word == PER_TENSOR:
         return "per_channel", "false"
     try:
-        return "weights", grid(word).name
+        with about("--quantize"):
+            return "weights", grid(word).name
     except UsageError:
-        if nearest(word, [name.replace("_", "-") for name in hints]) is not None:
+        if nearest(word, _names(hints)) is not None:
             raise _unknown(word, hints) from None
         raise
 
 
+def _names(hints: dict[str, Any]) -> list[str]:
+    return [*(option.replace("_", "-") for option in hints), PER_TENSOR]
+
+
 def _unknown(name: str, hints: dict[str, Any]) -> UsageError:
-    known = [option.replace("_", "-") for option in hints]
+    known = _names(hints)
     close = nearest(name, known)
     advice = f"did you mean {close!r}? " if close else ""
     return UsageError(

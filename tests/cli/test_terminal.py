@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,53 @@ def test_no_terminal_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out == "done [red]x[/red]\n"
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "said"),
+    [(0, 1.0, ""), (1, 1.0, ""), (2, 0.0, ""), (2, 1.0, "2/s"), (100, 8.0, "12.5/s"), (2, 60.0, "2/min")],
+)
+def test_rate(done: int, seconds: float, said: str) -> None:
+    assert terminal.rate(done, seconds) == said
+
+
+_STEPS = """
+import time
+from graphopt.cli import terminal
+with terminal.progress() as step:
+    step("first", 0, 1)
+    step("first", 1, 1)
+    for number in range(30):
+        step("second", number, 30)
+        time.sleep(0.05)
+    for number in range(30):
+        step("third", number, 0)
+        time.sleep(0.05)
+"""
+
+
+def test_every_step_has_its_own_total_rate_and_time_left(tmp_path: Path) -> None:
+    (tmp_path / "graphopt_steps.py").write_text(_STEPS)
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "graphopt_steps.py"],
+        stderr=slave,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(slave)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        seen += chunk
+    os.close(master)
+    assert process.wait(60) == 0
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode()))
+    second, third = ([line for line in lines if name in line] for name in ("second", "third"))
+    assert any("/30" in line and "/s" in line and "0:00:0" in line for line in second)
+    assert all("/?" in line and "/30" not in line for line in third) and any("/s" in line for line in third)
