@@ -152,7 +152,8 @@ CLIPPED = 2.0**1.06
 
 def _reader(reader: Reader, s: np.ndarray) -> float:
     """Return ``sum_o g_o (D_o^2 / 12) sum_i s_i^2 E[x_i^2]``."""
-    ranges = (reader.peak / s[:, None].astype(np.float32)).max(2, initial=0).astype(np.float64)
+    with np.errstate(over="ignore"):  # a factor that is out of the question
+        ranges = (reader.peak / s[:, None].astype(np.float32)).max(2, initial=0).astype(np.float64)
     if not reader.per_channel:
         ranges = np.full_like(ranges, ranges.max(initial=0))
     if reader.bulk is not None:

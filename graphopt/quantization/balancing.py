@@ -1,5 +1,6 @@
-"""From classes of scales to numbers: what ``calibrate.balance`` needs to know about each group of classes, and the walk
-over the groups that makes the ranges of a whole model even.
+"""From classes of scales to numbers, and the walk over their groups that makes the ranges of a whole model even.
+
+``calibrate.balance`` knows numbers only; what it is told about weights and activations is put together here.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def watched(found: Scaling, state: State | None) -> list[Watched]:
 
 @dataclass(frozen=True)
 class _Weight:
-    """``[g, o, i]``: largest absolute weight, sums of squares and of fourth powers over the kernel; ``[g, o]``: bias."""
+    """``[g, o, i]``: largest weight, sums of squares and of fourth powers over the kernel; ``[g, o]``: bias."""
 
     peak: np.ndarray
     energy: np.ndarray
@@ -121,7 +122,9 @@ class Balancing:
             self._watched.append((row, self.measured.get(row.value) or Channel(known, low, spread)))
         self._importance()
 
-    def sweep(self, candidates: Candidates, *, whole: bool, decibels: float, search: bool = True, most: int = 12) -> int:
+    def sweep(
+        self, candidates: Candidates, *, whole: bool, decibels: float, search: bool = True, most: int = 12
+    ) -> int:
         """Choose the factors of group after group, until no choice gains anything; return how many groups changed.
 
         ``most``: rounds over all groups.

@@ -5,148 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import MICROSOFT, is_constant
-from graphopt.quantization.scaling import FLOATS, Change, Ids, Layer, Scaling
+from graphopt.quantization.scaled_products import Visit, along, conv, gemm, matmul, norm
+from graphopt.quantization.scaling import Scaling
 
-Visit = Callable[[ir.Node, Scaling], None]
 _NONE = np.zeros(1, np.int64)
-
-
-def _rest(ids: Ids, *axes: int) -> bool:
-    """Tell whether classes differ along these axes only."""
-    return all(size == 1 for axis, size in enumerate(ids.shape) if axis not in [a % ids.ndim for a in axes])
-
-
-# -- products with a constant ------------------------------------------------------------------------------------------
-
-
-def conv(node: ir.Node, found: Scaling) -> None:
-    """``W'[o, i] = W[o, i] s[o] / s[i]``, ``b'[o] = b[o] s[o]``; the inputs of a group are that group's."""
-    weight = dims.static(node.inputs[1])
-    groups = node.attributes.get_int("group", 1)
-    if weight is None or len(weight) < 3 or None in weight:
-        found.pin_inputs(node)
-        return
-    first, second = weight[0] or 0, weight[1] or 0
-    if node.op_type == "Conv":
-        ways = (second * groups, first, np.s_[:, :, None], np.s_[:, None, :])
-    else:
-        ways = (first, second * groups, np.s_[:, None, :], np.s_[:, :, None])
-    _layer(node, found, 0, 1, 1, 1, groups, ways, 2)
-
-
-def gemm(node: ir.Node, found: Scaling) -> None:
-    """``alpha x W + beta c``; x may be transposed."""
-    turned = node.attributes.get_int("transB", 0)
-    weight = dims.static(node.inputs[1])
-    if weight is None or len(weight) != 2 or None in weight:
-        found.pin_inputs(node)
-        return
-    n, k = (weight[0], weight[1]) if turned else (weight[1], weight[0])
-    slices = (np.s_[:, :, None], np.s_[:, None, :]) if turned else (np.s_[:, None, :], np.s_[:, :, None])
-    axis = 0 if node.attributes.get_int("transA", 0) else 1
-    _layer(node, found, 0, axis, 1, 1, 1, (k or 0, n or 0, *slices), 2)
-
-
-def matmul(node: ir.Node, found: Scaling) -> None:
-    """A weight of two axes on either side; of two computed operands, one may carry classes that are not summed over."""
-    a, b = node.inputs
-    for w, x in ((1, 0), (0, 1)):
-        weight = dims.static(node.inputs[w])
-        if not is_constant(node.inputs[w]):
-            continue
-        if weight is None or len(weight) != 2 or None in weight or (dims.rank(node.inputs[x]) or 0) < 2:
-            break
-        k, n = (weight[0], weight[1]) if w else (weight[1], weight[0])
-        slices = (np.s_[:, None, :], np.s_[:, :, None]) if w else (np.s_[:, :, None], np.s_[:, None, :])
-        axis = -1 if w else -2
-        _layer(node, found, x, axis, w, axis, 1, (k or 0, n or 0, *slices), None)
-        return
-    left, right = found.of(a), found.of(b)
-    rank = dims.rank(node.outputs[0])
-    if min(left.ndim, right.ndim) < 2 or rank is None or (left.any() and right.any()):
-        found.pin_inputs(node)
-        return
-    carried, summed = (left, -1) if left.any() else (right, -2)
-    if carried.shape[summed] != 1:
-        found.pin(carried)
-        return
-    found.give(node.outputs[0], carried)
-
-
-def _layer(
-    node: ir.Node,
-    found: Scaling,
-    x: int,
-    axis: int,
-    w: int,
-    out_axis: int,
-    groups: int,
-    ways: tuple[int, int, tuple, tuple],
-    bias: int | None,
-) -> None:
-    """Record a product; ``ways``: numbers of inputs and outputs, where those of a group lie in ``[groups, ...]``."""
-    inputs, outputs, rows, columns = ways
-    data, out = node.inputs[x], node.outputs[0]
-    rank = dims.rank(out)
-    ids = found.of(data)
-    weight = node.inputs[w]
-    shape = dims.static(weight)
-    alone = weight is not None and len(weight.uses()) == 1 and found.changeable(weight)
-    if not alone or data is None or rank is None or not groups or inputs % groups or outputs % groups:
-        found.pin_inputs(node)
-        return
-    if ids.any() and not _rest(ids, axis):
-        found.pin(ids)
-        ids = _NONE
-    bias = bias if bias is not None and len(node.inputs) > bias and node.inputs[bias] is not None else None
-    into = np.broadcast_to(np.atleast_1d(ids.ravel()), (inputs,)).reshape(groups, -1)
-    fresh = found.fresh(outputs, out_axis % rank, rank)
-    if bias is not None:
-        known = dims.static(node.inputs[bias])
-        room = (outputs,) if known in ((), (1,), (outputs,)) else (1, outputs) if known == (1, outputs) else None
-        if room is None or not found.takes(node, bias, fresh.reshape(room), room):
-            found.pin(found.of(node.inputs[bias]))
-            found.pin(fresh)
-    own = fresh.reshape(groups, -1)
-    assert shape is not None
-    whole = [size or 0 for size in shape]
-    parts = [own[rows], into[columns]]
-    if groups > 1:
-        parts = [np.broadcast_to(part, (groups, whole[0] // groups, whole[1])) for part in parts]
-    up, down = (part.reshape(-1, part.shape[2], *[1] * (len(whole) - 2)) for part in parts)
-    found.changes.append(Change(node, w, up, down, tuple(whole)))
-    found.layers.append(Layer(node, data, axis % (dims.rank(data) or 1), w, bias, groups, into, own))
-    found.give(out, fresh)
-
-
-def norm(scale: int, *shifts: int, last: bool = False) -> Visit:
-    """``y' = s y``: the scale and shift of a norm take the factor up; what it reads is not multiplied."""
-
-    def visit(node: ir.Node, found: Scaling) -> None:
-        found.pin_inputs(node)
-        out = node.outputs[0]
-        known, weight = dims.static(out), dims.static(node.inputs[scale])
-        axis = -1 if last else 1
-        if last and node.attributes.get_int("axis", -1) not in (-1, len(known or ()) - 1):
-            return
-        if known is None or len(known) < 2 or weight is None or len(weight) != 1 or known[axis] != weight[0]:
-            return
-        there = [p for p in (scale, *shifts) if p < len(node.inputs) and node.inputs[p] is not None]
-        if any(found.array(node.inputs[p]) is None or dims.static(node.inputs[p]) != weight for p in there):
-            return
-        fresh = found.fresh(weight[0] or 0, axis % len(known), len(known))
-        for position in there:
-            found.takes(node, position, fresh.ravel())
-        found.give(out, fresh)
-
-    return visit
 
 
 # -- elementwise -------------------------------------------------------------------------------------------------------
@@ -177,7 +46,7 @@ def clip(node: ir.Node, found: Scaling) -> None:
 
 
 def join(operands: slice = slice(None)) -> Visit:
-    """``s a + s b = s (a + b)``: all that is added has the same classes; a constant is multiplied, zeros need not be."""
+    """``s a + s b = s (a + b)``: all that is added has the same classes; constants are multiplied, but for zeros."""
 
     def visit(node: ir.Node, found: Scaling) -> None:
         places = [i for i in range(len(node.inputs))[operands] if node.inputs[i] is not None]
@@ -208,7 +77,7 @@ def _zeros(value: ir.Value | None, found: Scaling) -> bool:
 
 
 def product(node: ir.Node, found: Scaling) -> None:
-    """``s (a c) = (s a) c``; a constant with a number for each channel takes up both the old and a new factor."""
+    """``s (a c) = (s a) c``; behind what cannot be multiplied, a constant with a number for each channel is."""
     a, b = node.inputs
     if is_constant(a) and node.op_type == "Mul":
         x, c = 1, 0
@@ -216,26 +85,21 @@ def product(node: ir.Node, found: Scaling) -> None:
         x, c = 0, 1
     else:
         left, right = found.of(a), found.of(b)
-        if left.any() and right.any() or (right.any() and node.op_type == "Div"):
+        if (left.any() and right.any()) or (right.any() and node.op_type == "Div"):
             found.pin_inputs(node)
         else:
             found.give(node.outputs[0], left if left.any() else right)
         return
-    ids, rank, shape = found.of(node.inputs[x]), dims.rank(node.outputs[0]), dims.static(node.inputs[c])
-    array = found.array(node.inputs[c])
-    wide = [axis for axis, size in enumerate(shape or ()) if size != 1]
-    if array is None or rank is None or shape is None or node.op_type == "Div" or len(wide) != 1:
+    ids, rank = found.of(node.inputs[x]), dims.rank(node.outputs[0])
+    known = dims.static(node.inputs[c]) or ()
+    wide = [axis for axis, size in enumerate(known) if size != 1]
+    free = not ids.any() and node.op_type == "Mul" and len(wide) == 1 and rank is not None
+    if not free or rank is None or not found.changeable(node.inputs[c]):
         found.give(node.outputs[0], ids)
         return
-    own = ids.reshape((1,) * (rank - ids.ndim) + ids.shape)
-    axis = wide[0] + rank - len(shape)
-    if not _rest(own, axis) or own.shape[axis] not in (1, array.size):
-        found.give(node.outputs[0], ids)
-        return
-    fresh = found.fresh(array.size, axis, rank)
-    up, down = (part.reshape(part.shape[rank - len(shape) :]) for part in (fresh, own))
-    found.changes.append(Change(node, c, up, down, tuple(array.shape)))
-    found.give(node.outputs[0], fresh)
+    fresh = found.fresh(known[wide[0]] or 0, wide[0] + rank - len(known), rank)
+    if found.takes(node, c, fresh):
+        found.give(node.outputs[0], fresh)
 
 
 # -- pooling, reducing, moving -----------------------------------------------------------------------------------------
@@ -244,7 +108,7 @@ def product(node: ir.Node, found: Scaling) -> None:
 def pool(node: ir.Node, found: Scaling) -> None:
     """Windows of one channel."""
     ids = found.of(node.inputs[0])
-    if ids.ndim > 1 and _rest(ids, 1):
+    if ids.ndim > 1 and along(ids, 1):
         found.give(node.outputs[0], ids)
     else:
         found.pin(ids)

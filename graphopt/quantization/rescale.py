@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.context import Context
 from graphopt.quantization.scaling import Change, Scaling
+from graphopt.quantization.trial import helps
 from graphopt.rewrite import weights
 from graphopt.rewrite.edit import Edit
 
 
-def rescale(context: Context, found: Scaling, exponents: np.ndarray) -> int:
-    """Multiply every class by ``2**exponent`` (``[classes]``, by root); return how many constants changed.
+@dataclass
+class Rescaling:
+    """Constants that were changed, and how to put them back.
+
+    Attributes:
+        constants: How many changed.
+        undo: What puts each of them back.
+    """
+
+    constants: int = 0
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def __call__(self) -> None:
+        """Put everything back."""
+        for each in reversed(self.undo):
+            each()
+
+
+def rescaled(context: Context, found: Scaling, exponents: np.ndarray) -> int:
+    """Multiply classes; return how many constants changed: none where the quantized model did not come nearer."""
+    done = Rescaling()
+
+    def change() -> Rescaling:
+        nonlocal done
+        done = rescale(context, found, exponents)
+        return done
+
+    return done.constants if helps(context, change) else 0
+
+
+def rescale(context: Context, found: Scaling, exponents: np.ndarray) -> Rescaling:
+    """Multiply every class by ``2**exponent`` (``[classes]``, by root).
 
     Where an exponent is a whole number, no result of the model changes but by overflow and underflow of activations: a
     class that would make a weight leave the normal numbers stays as it is.
@@ -21,19 +55,18 @@ def rescale(context: Context, found: Scaling, exponents: np.ndarray) -> int:
     while (lost := _lost(found, exponents)).any():
         exponents = np.where(lost, 0.0, exponents)
     edit = Edit(context.bare(), "composed", cut_weights=True)
-    changed = 0
+    done = Rescaling()
     for change in found.changes:
         by = _by(change, found, exponents)
-        if not by.any():
-            continue
-        _replace(change, by, edit)
-        changed += 1
-    if changed and context.quantization is not None:
+        if by.any():
+            done.undo.append(_replace(change, by, edit))
+            done.constants += 1
+    if done.constants and context.quantization is not None:
         for row in context.quantization.placement.biases:
             value = row.node.inputs[row.position]
             assert value is not None
             row.value = value
-    return changed
+    return done
 
 
 def _by(change: Change, found: Scaling, exponents: np.ndarray) -> np.ndarray:
@@ -70,9 +103,10 @@ def _lost(found: Scaling, exponents: np.ndarray) -> np.ndarray:
     return lost & (exponents != 0)
 
 
-def _replace(change: Change, by: np.ndarray, edit: Edit) -> None:
-    """Give a node the constant that it needs: in place where it alone reads it, so that who knows the value still does."""
-    value = change.node.inputs[change.position]
+def _replace(change: Change, by: np.ndarray, edit: Edit) -> Callable[[], None]:
+    """Give a node the constant that it needs: in place where it alone reads it, so that the value stays known."""
+    node, position = change.node, change.position
+    value = node.inputs[position]
     assert value is not None
     tensor = edit.facts.constants.tensor(value)
 
@@ -80,8 +114,13 @@ def _replace(change: Change, by: np.ndarray, edit: Edit) -> None:
         return scaled(np.broadcast_to(array, change.shape), by)
 
     result = weights.derived(tensor, compute, change.shape, name=value.name)
-    if value.is_initializer() and len(value.uses()) == 1 and not value.is_graph_output():
-        value.const_value = result
-        value.shape = ir.Shape(list(change.shape))
-        return
-    change.node.replace_input_with(change.position, edit.initializer(result, f"{value.name}_scaled"))
+    if not value.is_initializer() or len(value.uses()) > 1 or value.is_graph_output():
+        node.replace_input_with(position, edit.initializer(result, f"{value.name}_scaled"))
+        return lambda: node.replace_input_with(position, value)
+    before = value.const_value, value.shape
+
+    def undo() -> None:
+        value.const_value, value.shape = before
+
+    value.const_value, value.shape = result, ir.Shape(list(change.shape))
+    return undo

@@ -1,7 +1,7 @@
 """Which positions of which values may be multiplied by a positive number, so that constants around make up for it.
 
-Every position of a float value belongs to a *class*; all positions of a class are multiplied by the same number, those of
-class 0 by one. A constant between two classes changes: ``W'[o, i] = W[o, i] * s[out[o]] / s[in[i]]``. Classes are made
+Every position of a float value belongs to a *class*; all positions of a class are multiplied by the same number, those
+of class 0 by one. A constant between two classes changes: ``W'[o, i] = W[o, i] * s[out[o]] / s[in[i]]``. Classes begin
 where a constant can take up a factor (the rows of a weight, the scale of a norm, a factor for each channel), go through
 operators with ``f(s x) = s f(x)`` for ``s > 0``, become one where values are added, and end in the columns of a weight.
 Whatever reads a value otherwise puts its classes into class 0. The numbers of the classes of a value are an array that

@@ -29,13 +29,13 @@ class BiasCorrection:
     1. ``b_o += E[y_o] - E[y'_o]``, y the output of the float model and y' that of the quantized model, both measured on
        the calibration data, with the corrections of all layers before it in place.
     2. Layers are taken in the order of their depth, in at most ``passes`` portions: the data is read once by the float
-       model and once for each portion, by as much of the quantized model as that needs. Of the layers of a portion, those
-       that are not the first get ``E[y] - E[y'] - W' (E[x] - E[x'])``, their own share of what they lack.
-    3. A layer without a bias gets one; the addend of a MatMul is the constant of the Add behind it.
-    4. If the outputs of the quantized model are no nearer to the float ones on the calibration data (256 samples), no
-       bias is changed.
+       model and once for each portion, by as much of the quantized model as that needs. Of the layers of a portion,
+       those that are not the first get ``E[y] - E[y'] - W' (E[x] - E[x'])``, their own share of what they lack.
+    3. The same with its own share for every layer, which needs the data once more. What brings the outputs nearer to
+       the float ones on the calibration data (256 samples) is taken; no bias is changed if neither does.
+    4. A layer without a bias gets one; the addend of a MatMul is the constant of the Add behind it.
 
-    *Options*: ``passes``, how often the calibration data is read by the quantized model at most.
+    *Options*: ``passes``: portions of rule 2.
 
     *Never* the float model: a layer that goes back to float has its own bias again. A MatMul without an addend.
 
@@ -48,7 +48,7 @@ class BiasCorrection:
     name: ClassVar[str] = "bias-correction"
     stage: ClassVar[str] = "repair"
 
-    passes: int = 16
+    passes: int = 8
 
     def __post_init__(self) -> None:
         if self.passes < 1:
@@ -59,20 +59,22 @@ class BiasCorrection:
         state = context.quantization
         if state is None or not state.parameters or state.corrections:
             return False
-        found = [site for site in sites(context, state.placement) if site.node.outputs[0].name]
+        found = sites(context, state.placement)
         if not found:
             return False
-        before = steps.inserted(context)
         levels = _levels(context.model.graph, found)
-        portions = np.array_split(np.unique(list(levels.values())), min(self.passes, max(levels.values())))
         means = _means(context.model, found, context)
-        for portion in portions:
-            chosen = [site for site in found if levels[site.node] in portion]
-            _correct(context, chosen, {site.node for site in chosen if levels[site.node] == portion[0]}, means)
-        if not _better(context, before):
-            state.corrections.clear()
-            return False
-        return context.record({"corrected biases": len(state.corrections)})
+        seen = Fidelity(context.model, state.batches(), COMPARED)
+        best, chosen = worst(seen.of(steps.inserted(context))), {}
+        for portions, own in ((self.passes, False), (1, True)):
+            state.corrections = {}
+            for portion in np.array_split(np.unique(list(levels.values())), min(portions, max(levels.values()))):
+                _correct(context, [site for site in found if levels[site.node] in portion], own, levels, means)
+            reached = worst(seen.of(steps.inserted(context)))
+            if best is not None and (reached is None or reached > best):
+                best, chosen = reached, state.corrections
+        state.corrections = chosen
+        return context.record({"corrected biases": len(chosen)})
 
 
 def _name(value: ir.Value | None) -> str:
@@ -92,17 +94,41 @@ def _levels(graph: ir.Graph, found: Sequence[Site]) -> dict[ir.Node, int]:
     return levels
 
 
-def _means(model: ir.Model, found: Sequence[Site], context: Context) -> dict[str, np.ndarray]:
-    """Return by name the mean of each channel of what the sites read and write, as far as the model has the names."""
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """The mean of each channel of what a node reads and writes; None for what the model does not show."""
+
+    read: np.ndarray | None
+    written: np.ndarray | None
+    weight: np.ndarray | None = None
+    """What the node is multiplied with, ``W'``, where that is quantized."""
+
+
+def _means(model: ir.Model, found: Sequence[Site], context: Context) -> dict[ir.Node, _Means]:
+    """Measure in the float model or in a quantized copy, whose nodes have the names of those that they stand for."""
     assert context.quantization is not None
     there = {_name(value) for value in model.graph.inputs} | {_name(v) for node in model.graph for v in node.outputs}
-    axes = {}
+    named: dict[str, list[ir.Node]] = {}
+    for node in model.graph:
+        named.setdefault(node.name or "", []).append(node)
+    axes: dict[str, int] = {}
+    twins = {}
     for site in found:
-        axes[_name(site.node.outputs[0])] = site.axis
-        axes[_name(site.node.inputs[0])] = _summed(site)
-    known = {name: axis for name, axis in axes.items() if name in there}
-    seen = measure(model, known, context.quantization.batches())
-    return {name: one.mean for name, one in seen.items()}
+        same = [node for node in named.get(site.node.name or "", ()) if node.op_type == site.node.op_type]
+        twin = twins[site.node] = site.node if site.node.graph is model.graph else same[0] if len(same) == 1 else None
+        written = _name(site.node.outputs[0] if twin is None else twin.outputs[0])
+        for name, axis in ((written, site.axis), (_name(site.node.inputs[0]), _summed(site))):
+            if name in there:
+                axes[name] = axis
+    seen = {name: one.mean for name, one in measure(model, axes, context.quantization.batches()).items()}
+    constants = Constants()
+    result = {}
+    for site in found:
+        twin = twins[site.node]
+        written = seen.get(_name(site.node.outputs[0] if twin is None else twin.outputs[0]))
+        weight = None if twin is None else constants.array(twin.inputs[site.weight])
+        result[site.node] = _Means(seen.get(_name(site.node.inputs[0])), written, weight)
+    return result
 
 
 def _summed(site: Site) -> int:
@@ -111,25 +137,26 @@ def _summed(site: Site) -> int:
     return 0 if site.node.attributes.get_int("transA", 0) else -1
 
 
-def _correct(context: Context, chosen: list[Site], first: set[ir.Node], means: dict[str, np.ndarray]) -> None:
-    """Measure the quantized model as it is now and add the corrections of one portion."""
+def _correct(
+    context: Context, chosen: list[Site], own: bool, levels: dict[ir.Node, int], means: dict[ir.Node, _Means]
+) -> None:
+    """Measure the quantized model as it is now and add the corrections of one portion.
+
+    ``own``: every layer gets its own share only, and not just those that are behind others of the portion.
+    """
     state = context.quantization
     assert state is not None
-    model = steps.inserted(context)
-    writers = {_name(out): node for node in model.graph for out in node.outputs}
-    now = _means(model, chosen, context)
-    constants = Constants()
+    now = _means(steps.inserted(context), chosen, context)
+    first = min(levels[site.node] for site in chosen)
     for site in chosen:
-        name = _name(site.node.outputs[0])
-        if name not in now:
+        exact, found = means[site.node], now[site.node]
+        if exact.written is None or found.written is None:
             continue
-        lacks = means[name] - now[name]
-        read = _name(site.node.inputs[0])
-        if site.node not in first and read in now:
-            array = constants.array(writers[name].inputs[site.weight]) if name in writers else None
-            if array is None:
+        lacks = exact.written - found.written
+        if own or levels[site.node] != first:
+            if exact.read is None or found.read is None or found.weight is None:
                 continue
-            lacks = lacks - _product(site, array, means[read] - now[read])
+            lacks = lacks - _product(site, found.weight, exact.read - found.read)
         if np.isfinite(lacks).all():
             state.corrections[site.node] = lacks
 
@@ -143,11 +170,3 @@ def _product(site: Site, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
     if site.node.op_type == "ConvTranspose":
         factor /= float(np.prod(site.node.attributes.get_ints("strides", ()) or (1,)))
     return factor * np.einsum("goi,gi->go", matrix, x.reshape(geometry.groups, -1)).ravel()
-
-
-def _better(context: Context, before: ir.Model) -> bool:
-    """Tell whether the outputs came nearer to those of the float model."""
-    assert context.quantization is not None
-    seen = Fidelity(context.model, context.quantization.batches(), COMPARED)
-    old, new = (worst(seen.of(model)) for model in (before, steps.inserted(context)))
-    return old is not None and (new is None or new > old)

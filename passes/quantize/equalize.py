@@ -8,7 +8,7 @@ from typing import ClassVar
 from graphopt.calibrate.balance import equalizing
 from graphopt.context import Context
 from graphopt.quantization.balancing import Balancing
-from graphopt.quantization.rescale import rescale
+from graphopt.quantization.rescale import rescaled
 from graphopt.quantization.scaling import scaling
 
 
@@ -16,16 +16,17 @@ from graphopt.quantization.scaling import scaling
 class Equalize:
     """Make the ranges of a weight's channels even by moving factors from one layer to the next.
 
-    1. Channel c of a value is multiplied by ``s_c = sqrt(columns_c / rows_c)``: what the largest weight that reads it is
-       to the largest that writes it. Rows and bias before it are multiplied by ``s_c``, columns behind it divided.
+    1. Channel c of a value is multiplied by ``s_c = sqrt(columns_c / rows_c)``: what the largest weight that reads it
+       is to the largest that writes it. Rows and bias before it are multiplied by ``s_c``, columns behind it divided.
     2. Between them may be whatever has ``f(s x) = s f(x)``: Relu, LeakyRelu, PRelu, pooling, moves, sums, residual
-       streams whose writers and readers all take part, heads; depthwise convolutions are divided and multiplied at once.
+       streams whose writers and readers all take part, heads; depthwise convolutions do both at once.
     3. Layers are visited until nothing is gained. A factor is used only where the expected noise of quantization, by
-       the ranges and the powers that follow from the weights, falls.
+       the ranges and the powers that follow from the weights, falls; and, where there is calibration data, only if the
+       outputs of the quantized model come nearer to the float ones on it.
     4. Factors are powers of two, so that every result of the float model is the same number as before.
 
-    *Options*: ``exact=false`` uses any factors (same function up to rounding); ``gain``: decibels that a value must gain
-    to be touched at all.
+    *Options*: ``exact=false`` uses any factors (same function up to rounding); ``gain``: decibels that a value must
+    gain to be touched at all.
 
     *Never* across anything else (Clip as in Relu6, Sigmoid, HardSwish, a norm's input), a graph output, a weight that
     two nodes share, constants in half precision or with NaN. Where weights have a scale for each channel, rows are even
@@ -57,4 +58,4 @@ class Equalize:
         balancing = Balancing(found, context.quantization)
         if not balancing.sweep(equalizing, whole=self.exact, decibels=self.gain):
             return False
-        return context.record({"equalized constants": rescale(context, found, balancing.exponents)})
+        return context.record({"equalized constants": rescaled(context, found, balancing.exponents)})

@@ -11,7 +11,7 @@ from graphopt.calibrate.balance import smoothing
 from graphopt.calibrate.channels import Channels, measure
 from graphopt.context import Context
 from graphopt.quantization.balancing import Balancing, Channel, watched
-from graphopt.quantization.rescale import rescale
+from graphopt.quantization.rescale import rescaled
 from graphopt.quantization.scaling import scaling
 
 STRENGTHS = tuple(step / 10 for step in range(11))
@@ -25,7 +25,8 @@ class SmoothQuant:
        weight are multiplied by that. The division goes into what writes the channel: scale and shift of a norm, a
        constant with a number for each channel, the rows and bias of a layer.
     2. ``alpha=auto`` takes, for each activation by itself, the strength with the least expected noise of quantization,
-       from the ranges and powers of every channel in the calibration data, or leaves it alone.
+       from the ranges and powers of every channel in the calibration data, or leaves it alone. All stays as it was if
+       the outputs of the quantized model come no nearer to the float ones.
     3. Factors are powers of two, so that every result of the float model is the same number as before.
 
     *Options*: ``alpha``: ``auto``, or one strength from 0 to 1 for all; ``exact=false`` uses any factors (same function
@@ -34,7 +35,8 @@ class SmoothQuant:
     *Never* by a node more: where nothing can take the division up (a Gelu, a graph input, an activation that something
     else reads too), the activation stays as it is. Nor a weight that two nodes share, nor half precision.
 
-    *Needs* quantized activations and calibration data, which are read once.
+    *Needs* quantized activations and calibration data, which are read once more for their channels, and
+    once to see whether it helps.
 
     ``MatMul(LayerNorm(x; g, b), W)`` -> ``MatMul(LayerNorm(x; g / s, b / s), s W)``
     """
@@ -74,7 +76,7 @@ class SmoothQuant:
         choices = lambda one: smoothing(one, strengths)  # noqa: E731
         if not balancing.sweep(choices, whole=self.exact, decibels=self.gain, search=free):
             return False
-        return context.record({"smoothed constants": rescale(context, found, balancing.exponents)})
+        return context.record({"smoothed constants": rescaled(context, found, balancing.exponents)})
 
 
 def _channel(seen: Channels) -> Channel:
