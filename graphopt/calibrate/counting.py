@@ -108,7 +108,7 @@ class Counting:
         wrong = nan | infinite
         kind = "NaN" if not infinite.any() else "infinite" if not nan.any() else "NaN or infinite"
         where = f"batch {number} of the data"
-        if array.ndim and {np.shape(one)[:1] for one in feeds.values()} == {array.shape[:1]}:
+        if array.ndim and {getattr(one, "shape", ())[:1] for one in feeds.values()} == {array.shape[:1]}:
             samples = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))
             more = f" and {samples.size - 1} more of its samples" if samples.size > 1 else ""
             where = f"sample {samples[0]} of {where}{more}"
@@ -121,15 +121,17 @@ class Counting:
 
 def is_empty(feeds: Mapping[str, Any]) -> bool:
     """Tell whether a batch has no samples: the first axis of every input has none."""
-    shapes = [np.shape(array) for array in feeds.values()]
-    return bool(shapes) and all(shape and not shape[0] for shape in shapes)
+    return bool(feeds) and all(isinstance(x, np.ndarray) and x.ndim and not x.shape[0] for x in feeds.values())
 
 
 def signature(feeds: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the names, types, shapes and numbers of a batch."""
     digest = hashlib.sha256()
     for name in sorted(feeds):
-        array = np.asarray(feeds[name], order="C")
-        digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
-        digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
+        items = feeds[name] if isinstance(feeds[name], list | tuple) else [feeds[name]]  # a sequence is a list
+        digest.update(f"{name}:{len(items)};".encode())
+        for item in items:
+            array = np.asarray(item, order="C")
+            digest.update(f"{array.dtype}:{array.shape};".encode())
+            digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
     return digest.hexdigest()

@@ -122,7 +122,7 @@ class Tap:
         found: dict[str, np.ndarray] = {}
         if self._session is not None:
             given = {name: feeds[name] for name in self.part.inputs}
-            empty = next((name for name, array in given.items() if not np.size(array)), None)
+            empty = next((name for name, x in given.items() if isinstance(x, np.ndarray) and not x.size), None)
             if empty is not None and self.part.fatal is not None:
                 raise ModelError(
                     f"input {empty!r} has no elements, on which onnxruntime's {self.part.fatal} ends the process",
@@ -139,7 +139,7 @@ def extract(model: ir.Model, names: Sequence[str]) -> Part:
         UsageError: There is no such value in the main graph, or it is not a tensor.
     """
     part = models.clone(model)
-    inputs = {str(value.name): value for value in part.graph.inputs}
+    inputs = {str(value.name): value for value in part.graph.inputs if value.name not in part.graph.initializers}
     computed = {str(out.name): out for node in part.graph for out in node.outputs if out.name}
     for name in names:
         value = inputs.get(name) or computed.get(name)
@@ -162,7 +162,7 @@ def extract(model: ir.Model, names: Sequence[str]) -> Part:
         tuple(dict.fromkeys(names)),
         order,
         outputs,
-        tuple(name for name in inputs if name not in part.graph.initializers),
+        tuple(inputs),
         runtime.fatal_on_empty(part),
         writers,
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import onnx.parser
 import pytest
 
 from graphopt import model as models
@@ -138,6 +140,30 @@ def test_text_has_no_histogram() -> None:
     net("Cast", net.input("x", "N"), to=8)
     with pytest.raises(UsageError, match="'cast1' has no histogram"):
         collect(models.load(net.model("cast1")), ["cast1"], [{"x": np.ones(2, "f4")}])
+
+
+def test_a_sequence_may_be_fed(tmp_path: Path) -> None:
+    model = models.load(
+        onnx.parser.parse_model(
+            """<ir_version: 10, opset_import: ["": 18]>
+            g (seq(float[N]) s, float[K] x) => (float[K] y) {
+                i = Constant <value = int64 {1}> ()
+                a = SequenceAt(s, i)
+                b = ReduceSum(a)
+                y = Mul(x, b)
+            }"""
+        )
+    )
+    feeds = [{"s": [np.ones(3, "f4"), np.full(5, 2, "f4")], "x": np.array([1.0, 3.0], "f4")} for _ in range(2)]
+    found = collect(model, ["y", "x"], feeds, resume=tmp_path)
+    assert found["y"] == histogram(np.array([10.0, 30.0] * 2)) and found["x"] == histogram(np.array([1.0, 3.0] * 2))
+    assert collect(model, ["y", "x"], feeds, resume=tmp_path) == found
+    feeds[1]["s"][0][0] = 2
+    with pytest.raises(ModelError, match="batch 1 of the data is not the one"):
+        collect(model, ["y", "x"], feeds, resume=tmp_path)
+    feeds[1]["x"][0] = np.nan
+    with pytest.raises(ModelError, match="1 of the 2 numbers of 'x'"):
+        collect(model, ["y", "x"], feeds)
 
 
 def test_a_dead_tensor_is_counted_and_known() -> None:

@@ -131,6 +131,15 @@ def test_a_sequence_is_refused() -> None:
         list(watch(model, ["splittosequence2"], [{"x": np.zeros((1, 4), "f4")}]))
 
 
+def test_an_input_with_a_default_is_a_constant() -> None:
+    net = Net()
+    net("Mul", net.input("x", "N", 3), net.default("scale", np.full((1, 3), 2, "f4")))
+    model = models.load(net.model("mul1"))
+    assert next(watch(model, ["mul1"], [{"x": np.ones((2, 3), "f4")}]))["mul1"].tolist() == [[2, 2, 2]] * 2
+    with pytest.raises(UsageError, match="no value 'scale'"):
+        list(watch(model, ["scale"], [{"x": np.ones((2, 3), "f4")}]))
+
+
 def test_an_empty_batch_that_would_end_the_process_is_refused() -> None:
     net = Net()
     x = net.input("x", "N", 4)
