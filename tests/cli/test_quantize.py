@@ -232,6 +232,59 @@ def test_latency_is_measured(run: Run, net: Path, data: Path, tmp_path: Path) ->
     assert measure["input_ms"] > 0 and measure["output_ms"] > 0 and measure["way"] in ("quantized", "input")
 
 
+def test_workers_and_an_interruption_change_no_bit(run: Run, net: Path, data: Path, tmp_path: Path) -> None:
+    out, saved = tmp_path / "out.onnx", tmp_path / "saved"
+    arguments = ("quantize", net, "-o", out, "--data", data, "--no-measure", "--no-verify")
+    assert run(*arguments).status == 0
+    expected = out.read_bytes()
+    for more in (("--workers", 2), ("--resume", saved), ("--resume", saved)):
+        out.unlink()
+        ran = run(*arguments, *more)
+        assert ran.status == 0, ran.err
+        assert out.read_bytes() == expected, more
+    assert list(saved.iterdir())
+
+
+def test_a_ratio_of_signal_to_noise_is_reached_or_refused(run: Run, net: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    arguments = ("quantize", net, "-o", out, "--data", data, "--no-measure", "--weights", "levels16")
+    low = json.loads(run(*arguments, "--json", "-").out)["quantize"]["output_sqnr_db"]
+    ran = run(*arguments, "--target-sqnr", low + 3, "--json", "-")
+    assert ran.status == 0, ran.err
+    assert json.loads(ran.out)["quantize"]["output_sqnr_db"] >= low + 3
+    x = images()
+    assert decibels(outputs(net, x), outputs(out, x)) > low + 2.5
+    out.unlink()
+    ran = run(*arguments, "--target-sqnr", 200)
+    assert ran.status == 1 and not out.exists() and "dB" in ran.err and "help:" in ran.err
+
+
+ACCURACY = """
+import numpy as np
+seen = []
+def accuracy(session):
+    seen.append(session)
+    return float((session.run(None, {"x": np.load("data.npz")["x"]})[0].argmax(1) == np.load("answers.npy")).mean())
+"""
+
+
+def test_an_accuracy_is_reached(
+    run: Run, net: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_accuracy.py").write_text(ACCURACY)
+    np.save(tmp_path / "answers.npy", outputs(net, images()).argmax(1))
+    wanted = ("--target-accuracy", "0.97", "--evaluate", "my_accuracy:accuracy")
+    out = tmp_path / "out.onnx"
+    ran = run("quantize", net, "-o", out, "--data", data, "--no-measure", "--weights", "levels8", *wanted)
+    assert ran.status == 0, ran.err
+    assert (outputs(out, images()).argmax(1) == np.load("answers.npy")).mean() >= 0.97
+    ran = run(
+        "quantize", net, "-o", out, "--data", data, "--evaluate", "my_accuracy:accurate", "--target-accuracy", "1"
+    )
+    assert ran.status == 2 and "did you mean 'accuracy'?" in ran.err
+
+
 # --- looking first ----------------------------------------------------------------------------------------------------
 
 
