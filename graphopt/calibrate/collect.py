@@ -21,7 +21,7 @@ from graphopt.calibrate.counting import Counting, Nonfinite, Tally, signature
 from graphopt.calibrate.crew import Batch, Crew, Hand
 from graphopt.calibrate.histogram import Histogram
 from graphopt.calibrate.processes import ProcessHand
-from graphopt.calibrate.watch import extract
+from graphopt.calibrate.watch import extract, held
 from graphopt.errors import ModelError, UsageError
 
 Progress = Callable[[str, int, int], None]
@@ -101,7 +101,6 @@ class _Work:
 
     Attributes:
         before: What earlier runs counted.
-        done: Batches counted by now.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class _Work:
                 self._saved.require(number, signature(feeds))
                 self._passed += 1
             else:
-                yield number, feeds
+                yield number, held(feeds)
         if self._saved is not None:
             self._saved.require_all(number + 1)
 

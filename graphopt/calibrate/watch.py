@@ -54,13 +54,18 @@ def watch(
     try:
         running = None
         for feeds in batches:
-            done, running = running, pool.submit(tap, feeds)
+            done, running = running, pool.submit(tap, held(feeds))
             if done is not None:
                 yield done.result()
         if running is not None:
             yield running.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def held(feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a batch: data that is read ahead may come in arrays that are filled again and again."""
+    return {name: [np.array(y) for y in x] if isinstance(x, list) else np.array(x) for name, x in feeds.items()}
 
 
 @dataclass(frozen=True)

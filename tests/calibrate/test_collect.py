@@ -70,6 +70,22 @@ def test_no_data_is_an_error_that_says_what_is_needed(batches: list) -> None:
     assert caught.value.help and ".npz" in caught.value.help
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_data_may_come_in_the_same_array_again_and_again(workers: int) -> None:
+    model = models.load(elementwise().model("mul3"))
+    batches = rows(*[(50, 400)] * 6)
+
+    def refilled() -> Iterator[dict[str, np.ndarray]]:
+        array = np.empty((50, 400), np.float32)
+        for feeds in batches:
+            array[:] = feeds["x"]
+            yield {"x": array}
+
+    assert collect(model, ["mul3", "x"], refilled(), workers=workers) == collect(model, ["mul3", "x"], batches)
+    for shown, feeds in zip(watch(model, ["x"], refilled()), batches, strict=True):
+        assert np.array_equal(shown["x"], feeds["x"])
+
+
 def test_nothing_watched_reads_nothing() -> None:
     assert collect(models.load(elementwise().model("mul3")), [], []) == {}
 
