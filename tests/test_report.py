@@ -375,6 +375,7 @@ def test_pictures_have_names_that_every_file_system_takes(tmp_path: Path) -> Non
         ([0.5, 0.5], "2 scales, 5.000e-01"),
         ([], "none"),
         (None, "one a block"),
+        ([[0.5, 0.25], [0.125, 0.5]], "4 scales, 1.250e-01 … 5.000e-01"),
         (7, "7"),
     ],
 )

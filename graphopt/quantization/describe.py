@@ -84,7 +84,7 @@ def drawings(context: Context, only: Collection[str] | None = None) -> Iterator[
         found = state.parameters.get(row.value)
         if found is not None and (only is None or name in only) and name in state.histograms:
             seen = state.histograms[name]
-            ends = _range(row.grid, found)
+            ends = _range(row.grid, found, (seen.minimum, seen.maximum))
             low, high, counts = _bars(seen.centres(), seen.counts, seen.minimum, seen.maximum)
             yield Drawing(name, "activation", row.grid.name, _decibels(found), low, high, counts, *ends)
     for row in state.placement.weights.values():
@@ -102,7 +102,7 @@ def _weight(name: str, row: Weight, found: Parameters, array: np.ndarray) -> Dra
     one = found.scale.size == 1
     # One range holds for all channels where it is the integers, shifted so that zero is zero.
     steps = array if one else array / np.where(scale == 0, 1, scale)
-    ends = _range(row.grid, found)
+    ends = _range(row.grid, found, (float(array.min()), float(array.max())))
     if not one:
         ends = row.grid.low - float(np.max(zero)), row.grid.high - float(np.min(zero))
     low, high, counts = _bars(steps.reshape(-1), None, float(steps.min()), float(steps.max()))
@@ -140,7 +140,7 @@ def _row(
     row: Activation | Weight, kind: TensorKind, node: str, found: Parameters, seen: tuple[float, float]
 ) -> TensorRow:
     listed = found.scale.size <= MOST_SCALES
-    low, high = _range(row.grid, found)
+    low, high = _range(row.grid, found, seen)
     return TensorRow(
         name=str(row.value.name),
         dtype=row.grid.name,
@@ -160,12 +160,17 @@ def _row(
     )
 
 
-def _range(grid: Grid, found: Parameters) -> tuple[float, float]:
-    """Return the smallest and the largest number that can be represented, in any channel; scales may be negative."""
+def _range(grid: Grid, found: Parameters, seen: tuple[float, float]) -> tuple[float, float]:
+    """Return the smallest and the largest number that can be represented, in any channel; scales may be negative.
+
+    The scale of a channel or block of zeros says nothing: it has no power, or its step is larger than all there is.
+    """
     if not found.scale.size:
         return 0.0, 0.0
-    alive = np.asarray(found.power) > 0  # the scale of a channel of zeros says nothing
-    which = alive if alive.shape == found.scale.shape and alive.any() else np.full(found.scale.shape, True)
+    alive = np.asarray(found.power) > 0
+    if alive.shape != found.scale.shape:
+        alive = np.abs(found.scale) <= 2 * max(abs(end) for end in seen)
+    which = alive if alive.any() else np.full(found.scale.shape, True)
     scale, zero = np.asarray(found.scale, np.float64)[which], np.asarray(found.zero_point)[which]
     ends = [scale * (end - zero) for end in (grid.low, grid.high)]
     return float(min(end.min() for end in ends)), float(max(end.max() for end in ends))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 WORST = 5
 """How many tensors are shown with their histogram."""
@@ -24,9 +24,9 @@ class TensorRow:
     name: str
     dtype: str
     """The type as the user writes it: `uint8`, `int4`, `levels23`."""
-    scale: float | list[float] | None
-    """One number, or one for each position of `axis`; None where blocks have more of them than a report can hold."""
-    zero_point: int | list[int] | None
+    scale: float | list[Any] | None
+    """One number; one for each position of `axis`; a list of each row's blocks; None where there are too many."""
+    zero_point: int | list[Any] | None
     mse: float
     """Mean squared error over what was seen (of a weight: over the weight itself)."""
     sqnr_db: float | None

@@ -95,7 +95,9 @@ def _figures(report: Report, found: QuantizeReport) -> list[tuple[str, str, str,
     rows = []
     measure = report.measure
     if measure is not None:
-        faster = f"{1 / measure.ratio:.2f} times as fast" if measure.ratio else ""
+        faster = (
+            f"{1 / measure.ratio:.2f} times as fast" if 0 < measure.ratio <= 1 else f"{measure.ratio:.2f} times as long"
+        )
         rows.append(("latency", words.milliseconds(measure.input_ms), words.milliseconds(measure.output_ms), faster))
     total = found.integer_nodes + found.float_nodes
     note = "" if found.measured_kernels or found.weights_only else "as placed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from graphopt.report.quantized import NodeRow, QuantizeReport, TensorRow
 
@@ -72,12 +73,18 @@ def interval(low: float, high: float) -> str:
     return f"{low:.4g} … {high:.4g}" if low <= high else "–"
 
 
-def spread(found: float | Sequence[float] | None, what: str) -> str:
+def flat(found: Sequence[Any]) -> list[Any]:
+    """The numbers in lists of lists."""
+    return [number for item in found for number in (flat(item) if isinstance(item, (list, tuple)) else [item])]
+
+
+def spread(found: float | Sequence[Any] | None, what: str) -> str:
     """One number, or how many there are and the range they lie in."""
     if found is None:
         return "one a block"
     if isinstance(found, (int, float)):
         return _compact(found)
+    found = flat(found)
     if not found:
         return "none"
     low, high = min(found), max(found)
