@@ -180,7 +180,7 @@ def run(original: ir.Model, float_model: ir.Model, data: Any, way: Way, report: 
         report: Gets passes, tensors, comparison, measurement and warnings.
     """
     request, step = way.request, way.step
-    recovery = steps.recovering(request)
+    recovery = steps.recovering(request, data is not None)
     context = _started(original, float_model, data, way, report)
     state = steps.state_of(context)
     steps.place(context)

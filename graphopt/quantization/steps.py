@@ -26,9 +26,10 @@ from graphopt.errors import UsageError, about, nearest
 from graphopt.facts.constants import Constants
 from graphopt.quantization import biases, corrections, weight_only
 from graphopt.quantization.fidelity import Fidelity, worst
-from graphopt.quantization.place import placed
+from graphopt.quantization.place import RETURNED, placed
 from graphopt.quantization.placement import Placement, Weight
 from graphopt.quantization.qdq import in_type, insert
+from graphopt.quantization.reduce import without
 from graphopt.quantization.request import Request
 from graphopt.quantization.state import STAGES, State
 from graphopt.quantization.types import weight_grid
@@ -61,11 +62,11 @@ def preparing() -> list[registry.Pass]:
     ]
 
 
-def recovering(request: Request) -> list[registry.Pass]:
+def recovering(request: Request, given: bool = True) -> list[registry.Pass]:
     """Return the passes that recover accuracy, in the order of their stages: those that the user named, or the usual.
 
     Clipping moves means, which a pool does not average out: biases are corrected. Weights of few levels are rounded by
-    what comes out of them, not each to its nearest level.
+    what comes out of them, not each to its nearest level; weights alone, too, where data is ``given``.
 
     Raises:
         UsageError: a name or option that there is not, or a pass that does something else.
@@ -73,7 +74,9 @@ def recovering(request: Request) -> list[registry.Pass]:
     text = request.recover
     if text is None:
         text = "" if request.weight_only else "bias-correction"
-        if text and weight_grid(request).levels <= FEW_LEVELS:
+        if not text:
+            text = "gptq" if given and weight_only.asked(request).levels <= FEW_LEVELS else ""
+        elif weight_grid(request).levels <= FEW_LEVELS:
             text = f"gptq,{text}"
     if not text.strip() or text.strip() == "none":
         return []
@@ -94,7 +97,7 @@ def place(context: Context) -> None:
     """Decide anew which tensors are quantized; parameters of those that still are stay as they are."""
     state = state_of(context)
     if state.request.weight_only:
-        state.placement = weight_only.place(context, state.request)
+        state.placement = without(weight_only.place(context, state.request), state.floats, RETURNED)
     else:
         state.placement = placed(context, state.request)
     for row in (*state.placement.weights.values(), *state.placement.activations.values()):
@@ -255,7 +258,9 @@ def find_parameters(context: Context) -> None:
     state = state_of(context)
     request, placement, found = state.request, state.placement, state.parameters
     if request.weight_only:
-        if recovering(request):  # else each weight is solved while it is written, so that memory does not grow
+        if recovering(
+            request, state.given
+        ):  # else each weight is solved while it is written, so that memory does not grow
             found.update(weight_only.solved(context, placement, request, known=found))
         return
     shared: dict[str, list[str]] = {}

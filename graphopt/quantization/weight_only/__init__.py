@@ -4,7 +4,7 @@
 """
 
 from graphopt.quantization.weight_only.edit import insert
-from graphopt.quantization.weight_only.place import place
+from graphopt.quantization.weight_only.place import asked, place
 from graphopt.quantization.weight_only.solve import solved
 
-__all__ = ["insert", "place", "solved"]
+__all__ = ["asked", "insert", "place", "solved"]
