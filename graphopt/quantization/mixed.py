@@ -20,7 +20,7 @@ import onnx_ir as ir
 from graphopt import runtime
 from graphopt.context import Context
 from graphopt.errors import ModelError, UsageError
-from graphopt.quantization import steps
+from graphopt.quantization import steps, weight_only
 from graphopt.quantization.fidelity import Fidelity, worst
 from graphopt.quantization.place import RETURNED
 from graphopt.quantization.ranking import Move, ranked
@@ -90,6 +90,8 @@ def meet(
     step = progress or (lambda what, done, total: None)
     state = steps.state_of(context)
     goals = _goals(context, state, target_sqnr, target_accuracy, evaluate)
+    if state.request.weight_only:  # else each choice on the way would solve them again
+        state.parameters.update(weight_only.solved(context, state.placement, state.request, known=state.parameters))
     search = _Search(context, state, goals, step)
     before = search.scores([])
     if search.met(before):

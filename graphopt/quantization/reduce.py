@@ -1,4 +1,6 @@
-"""Parts of a placement, to measure what each does to the outputs; not to keep, since nothing need run on integers.
+"""Parts of a placement: what is left without some operators, and what each tensor does to the outputs by itself.
+
+The latter are to be measured, not to be kept: nothing of them need run on integers.
 
 What adds noise is a tensor: a weight, or an activation with all that data movers make of it. It stops only when all
 operators for which it is quantized are in float: of an activation those that write it and read it.
@@ -6,13 +8,26 @@ operators for which it is quantized are in float: of an activation those that wr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from graphopt.quantization.placement import Placement, Weight
+from graphopt.quantization.placement import Kept, Placement, Weight
 
 _ABSORBED = ("Relu", "Clip")
+
+
+def without(placement: Placement, floats: Collection[ir.Node], reason: str) -> Placement:
+    """Return a placement of weights alone without those that only some nodes read; the nodes are kept for a reason."""
+    weights = {}
+    for value, row in placement.weights.items():
+        readers = [(node, position) for node, position in row.readers if node not in floats]
+        if readers:
+            weights[value] = replace(row, readers=readers)
+    gone = [Kept(node, reason) for node in placement.nodes if node in floats]
+    nodes = {node: kernel for node, kernel in placement.nodes.items() if node not in floats}
+    return replace(placement, nodes=nodes, weights=weights, kept=placement.kept + gone)
 
 
 @dataclass(frozen=True)

@@ -91,13 +91,13 @@ def quantized(subject: Subject, **options: Any) -> tuple[graphopt.Result, float]
     return result, time.perf_counter() - start
 
 
-def rounding(chosen: list[Subject]) -> None:
+def rounding(chosen: list[Subject], sizes: list[int]) -> None:
     """How much of what few bits lose comes back."""
     print(head(["net", "bits", "weights", "accuracy", "lost", "SQNR dB", "seconds"]))
     for subject in chosen:
         best, _ = subject.judge(subject.model)
         print(row([subject.name, 32, "float", _points(best), "", "", ""]), flush=True)
-        for bits in (8, 4, 3):
+        for bits in sizes:
             for name, recover in _RECOVERY.items():
                 weights = "int8" if bits == 8 else f"levels{2**bits}"
                 result, seconds = quantized(subject, weights=weights, recover=recover)
@@ -145,11 +145,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("what", nargs="?", choices=("rounding", "targets"), help="one of the tables; default: both")
     parser.add_argument("--images", type=int, default=9744, help="how many images the nets are judged by")
     parser.add_argument("--nets", nargs="*", choices=NETS, default=list(NETS))
+    parser.add_argument("--bits", nargs="*", type=int, default=[8, 4, 3], help="of weights")
     parser.add_argument("--seconds", type=float, default=2.0, help="measuring time per model")
     chosen = parser.parse_args(arguments)
     nets = list(subjects(chosen.nets, chosen.images))
     if chosen.what != "targets":
-        rounding(nets)
+        rounding(nets, chosen.bits)
     if chosen.what is None:
         print()
     if chosen.what != "rounding":

@@ -211,6 +211,26 @@ def test_integers_of_gptq_stay_where_nothing_is_returned() -> None:
         assert state.codes[value] is codes[value] and state.parameters[value] is parameters[value]
 
 
+def test_weights_alone() -> None:
+    net = Net(21)
+    y = net.input("x", "N", 64)
+    for _ in range(4):
+        y = net("Relu", net("MatMul", y, net.normal(64, 64) / 4))
+    proto = net.model(y)
+    batches = [{"x": np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32)}]
+    context = rounds.prepare(models.load(proto), Settings(()))
+    request = Request(activations="none", weights="int4", block=32)
+    context.quantization = state = State(request, lambda: iter(batches), original=models.load(proto))
+    steps.place(context)
+    assert len(state.placement.weights) == 4
+    before = mixed.meet(context, target_sqnr=0).before["SQNR in dB"]
+    outcome = mixed.meet(context, target_sqnr=before + 3)
+    assert 0 < len(state.floats) < 4 and len(state.placement.weights) == 4 - len(state.floats)
+    found = worst(Fidelity(context.model, batches).of(steps.inserted(context)))
+    assert found is not None and found == outcome.after["SQNR in dB"] >= before + 3
+    assert {kept.node for kept in state.placement.kept} >= state.floats
+
+
 # --- what adds noise ----------------------------------------------------------------------------------------------
 
 
