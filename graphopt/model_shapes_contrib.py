@@ -220,6 +220,23 @@ def _matmul_of_packed(call: Call) -> str:
         o0 = MatMul(i0, weight)"""
 
 
+@row("GatherBlockQuantized")
+def _gathered(call: Call) -> str | None:
+    """As a Gather of a table whose rows are as long as the scales allow: packed into bytes, or one number each."""
+    data, scales = call.sizes(0), call.sizes(2)
+    if call.attribute("gather_axis", 0) or not data or not scales or len(data) != 2 or len(scales) != 2:
+        return None
+    block, packed = call.attribute("block_size", 128), data[1] * 8 // call.attribute("bits", 4)
+    fitting = {width for width in (packed, data[1]) if (scales[1] - 1) * block < width <= scales[1] * block}
+    if len(fitting) != 1:
+        return None
+    return f"""
+        shape = Constant<value_ints = [{data[0]}, {fitting.pop()}]>()
+        zeros = ConstantOfShape(shape)
+        table = CastLike(zeros, i2)
+        o0 = Gather(table, i1)"""
+
+
 @row("Attention", domain="")
 def _attention(call: Call) -> str | None:
     """``[B, S, Hq*dv]`` or ``[B, Hq, S, dv]``: the queries' axes but the last, and the values' last."""

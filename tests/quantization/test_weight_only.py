@@ -183,6 +183,18 @@ def test_rows_are_those_of_the_stored_table(weights: str, width: int, block: int
     assert runtime.run(runtime.session(model), {"i": index[:, :0]})[0].shape == (2, 0, width)
 
 
+@pytest.mark.parametrize("weights", ["int4", "uint8"])
+def test_shapes_behind_gathered_rows_are_known(weights: str) -> None:
+    net, y, _ = table(67, 72)
+    proto = net.model(net("Relu", y))
+    model, _, _ = quantized(proto, weights=weights)
+    only(model, "GatherBlockQuantized").outputs[0].shape = None
+    model.graph.outputs[0].shape = None
+    models.infer_shapes(model)
+    shape = only(model, "GatherBlockQuantized").outputs[0].shape
+    assert shape is not None and len(shape) == 3 and shape[2] == 72
+
+
 @pytest.mark.parametrize("width", [64, 72])
 def test_a_table_that_is_also_a_weight_is_stored_once_where_it_ends_with_a_block(width: int) -> None:
     net, y, data = table(67, width)
