@@ -140,6 +140,35 @@ RULES = [
     ),
     Rule("a pass does not know the pipeline", _inside(r"graphopt\.passes(\..*)?"), _house("pipeline", "cli")),
     Rule(
+        "calibration is about numbers: graphs are only run, and seen where a part of one is cut out",
+        _inside(r"graphopt\.calibrate(\..*)?"),
+        _house(
+            "facts", "plan", "rewrite", "passes", "pipeline", "registry", "rounds", "context", "quantization", "cli"
+        ),
+        _house("facts.constants", "rewrite.unused"),
+    ),
+    Rule(
+        "solvers, histograms and roundings see no graph at all",
+        _inside(
+            r"graphopt\.calibrate\.(accumulator|adaround|balance|clipping|density|discrete|entropy|gptq|grid|histogram|"
+            r"minmax|moments|parameters|patches|percentile|rounding|rows|search|solve)"
+        ),
+        ("onnx_ir", *_house("model", "runtime", "samples", "datafiles")),
+    ),
+    Rule(
+        "what optimizes knows nothing of quantization but its state",
+        _outside(
+            r"graphopt\.quantization(\..*)?",
+            r"graphopt\.passes\.quantize(\..*)?",
+            r"graphopt\.cli(\..*)?",
+            r"graphopt\.demo",
+            r"graphopt\.pipeline",
+            r"graphopt",
+        ),
+        _house("quantization"),
+    ),
+    Rule("quantization does not know the commands", _inside(r"graphopt\.quantization(\..*)?"), _house("cli")),
+    Rule(
         "nothing but the commands knows the commands",
         _outside(r"graphopt\.cli(\..*)?", r"graphopt\.__main__"),
         _house("cli"),
@@ -178,6 +207,11 @@ def test_imports_go_one_way(rule: Rule) -> None:
         ("graphopt.plan.classes", "from graphopt.facts import walk", False),
         ("graphopt.rewrite.driver", "from graphopt.passes.tidy import Tidy", True),
         ("graphopt.pipeline", "from graphopt.passes.tidy import Tidy", False),
+        ("graphopt.calibrate.collect", "from graphopt.context import Context", True),
+        ("graphopt.calibrate.collect", "import onnx_ir as ir", False),
+        ("graphopt.calibrate.gptq", "import onnx_ir as ir", True),
+        ("graphopt.facts.walk", "from graphopt.quantization import steps", True),
+        ("graphopt.pipeline", "from graphopt.quantization.pipeline import Way", False),
     ],
 )
 def test_the_rules_see_what_they_should(module: str, source: str, breaks: bool) -> None:
