@@ -147,12 +147,15 @@ def main() -> None:
     """Print a table for each net."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("nets", nargs="*", choices=[*NETS, []], default=list(NETS))
+    parser.add_argument("--judged", type=int, default=JUDGED, help="images or samples to compare, at most")
     parser.add_argument("--weights", choices=("int8", "int4"), help="only this type")
     options = parser.parse_args()
     for name in options.nets:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             subject = NETS[name]()
+        first = next(iter(subject.judged[0].values()))
+        subject.judged = subject.judged[: max(1, options.judged // len(first))]
         exact = judged(subject, subject.model)[1]
         what = "accuracy" if subject.labels is not None else "agreement"
         print(f"\n{name}: {what} of the float model {exact:.2f} %\n")

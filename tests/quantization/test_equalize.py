@@ -246,6 +246,17 @@ def test_a_weight_at_the_edge_of_the_numbers_is_not_rounded() -> None:
     np.testing.assert_array_equal(before, after)
 
 
+def test_large_weights_are_changed_when_they_are_read() -> None:
+    net = Net()
+    f = skew(net.rng, 300)
+    y = net("Relu", net("MatMul", net.input("x", "N", 300), net.normal(300, 300) * f))
+    model = net.model(net("MatMul", y, net.normal(300, 300) / f.reshape(-1, 1)))
+    context = context_of(model)
+    assert evened(model, Equalize(), context, sizes=(0, 3))
+    held = [value.const_value for value in context.model.graph.initializers.values()]
+    assert len(held) == 2 and all(type(tensor).__name__ == "LazyTensor" for tensor in held)
+
+
 def test_any_factors_keep_the_function_up_to_rounding() -> None:
     model = uneven(CROSSED["depthwise"])
     context = context_of(model)
