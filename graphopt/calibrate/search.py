@@ -27,6 +27,7 @@ _SECTIONS = np.arange(1, 8) / 8
 _FEW = 17  # zero points that are all tried
 _JAGGED = 400_000  # numbers below which the error has valleys of its own making everywhere
 _VERY_JAGGED = 20_000  # numbers below which these are deep
+_PEAK = 0.002  # part of the numbers in one bin (those that a Clip ended) from which on it matters where that bin lies
 
 Errors = Callable[[np.ndarray, np.ndarray, Grid], np.ndarray]
 
@@ -39,8 +40,11 @@ def best(d: Density, grid: Grid, constraint: Constraint, count: int) -> tuple[fl
     exact = rough if many and grid.levels > FINE else d.error
     search = _Search(d, grid, zeros, np.ldexp(constraint.largest(grid, zeros), -d.exponent), rough)
     found = search.narrowed(search.spread())
-    if count < _JAGGED and grid.levels <= 1024:
-        scale, zero = search.nearby(found[0], *((0.15, 1201, 5) if count < _VERY_JAGGED else (0.06, 121, 2)))
+    if grid.levels <= 1024 and (zeros.size == 1 or count < _JAGGED or 2 * d.bend.max() > _PEAK):
+        if count < _VERY_JAGGED:
+            scale, zero = search.nearby(found[0], 0.15, 1201, 5)
+        else:
+            scale, zero = search.nearby(found[0], 0.08, 401, 0 if zeros.size == 1 else 2)
     else:
         scale, zero = np.array([one.scale for one in found]), np.array([one.zero for one in found])
     at = int(np.argmin(exact(scale, zero, grid)))
