@@ -134,7 +134,7 @@ def command(
         typer.Option(
             metavar="PASSES",
             help='Passes that win accuracy back, e.g. "smooth-quant,gptq,bias-correction" (`graphopt passes`); '
-            "none: none (default: bias-correction, where it helps).",
+            "none: none (default: widen-ranges and bias-correction, where they help).",
             show_default=False,
             rich_help_panel=_RECOVERY,
         ),

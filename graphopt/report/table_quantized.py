@@ -37,7 +37,7 @@ def show_part(report: Report, console: Console) -> None:
 def _show_rest(found: QuantizeReport, console: Console) -> None:
     if found.declined is not None:
         console.print(f"\nnot quantized: {found.declined}", style="yellow")
-    if found.recovery:
+    if found.recovery and found.declined is None:
         console.print(f"\nTo win accuracy back: {'; '.join(found.recovery)}")
     _show_worst(found, console)
     show_float(found.nodes, console)
