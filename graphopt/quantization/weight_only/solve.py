@@ -81,7 +81,6 @@ def of_rows(
     *,
     turned: bool = False,
     dtype: np.dtype | type = np.float32,
-    importance: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (scale, zero point), ``[rows, ceil(K / B)]``, of rows ``[rows, K]``.
 
@@ -93,23 +92,19 @@ def of_rows(
         method: ``mse`` finds the least squared error; ``minmax`` covers the range.
         turned: A symmetric type may be turned round, by a negative scale.
         dtype: The type that scales are stored in.
-        importance: ``[K]``, not negative: how much an error of each input's weights counts.
     """
     blocks = blocked(rows.astype(np.float32), block)
     shape = blocks.shape[:2]
     flat = blocks.reshape(-1, block)
-    h = None
-    if importance is not None:
-        h = np.broadcast_to(blocked(importance.astype(np.float64)[None], block), blocks.shape).reshape(-1, block)
     if method in ("percentile", "entropy"):
         found = solve_rows(flat, grid, constraint, method=method)
         scale, zero = found.scale.astype(np.float64), found.zero_point
     elif method == "minmax":
         scale, zero = _covering(flat, grid, constraint)
     elif constraint.zero_point is not None:
-        scale, zero = _around(flat, grid, int(constraint.zero_point), turned, h)
+        scale, zero = _around(flat, grid, int(constraint.zero_point), turned)
     else:
-        scale, zero = _free(flat, grid, h)
+        scale, zero = _free(flat, grid)
     scale = scale.astype(dtype).astype(np.float32)
     scale[scale == 0] = 1.0  # nothing but zeros, or numbers below what the type of the scale can tell from zero
     return scale.reshape(shape), zero.reshape(shape).astype(np.int16)
@@ -158,27 +153,25 @@ def _covering(flat: np.ndarray, grid: Grid, constraint: Constraint) -> tuple[np.
     return scale, zero
 
 
-def _around(
-    flat: np.ndarray, grid: Grid, zero: int, turned: bool, h: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _around(flat: np.ndarray, grid: Grid, zero: int, turned: bool) -> tuple[np.ndarray, np.ndarray]:
     """The zero point is given; the range may be turned round."""
     best = exactly if grid.levels <= FEW else best_scale
     below, above = zero - int(grid.low), int(grid.high) - zero
-    scale, error = best(flat, below, above, h)
+    scale, error = best(flat, below, above)
     if turned and below != above:
-        other, smaller = best(flat, above, below, h)
+        other, smaller = best(flat, above, below)
         scale = np.where(smaller < error, -other, scale)
     return scale, np.full(len(flat), zero)
 
 
-def _free(flat: np.ndarray, grid: Grid, h: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _free(flat: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Zero points beside the one that covers the range, each with its best scale."""
     _, centre = _covering(flat, grid, FREE)
     scale, least, zero = np.zeros(len(flat)), np.full(len(flat), np.inf), centre.copy()
     low, high = int(grid.low), int(grid.high)
     for offset in (0, *range(-ZEROS, 0), *range(1, ZEROS + 1)):
         candidate = np.clip(centre + offset, low, high)
-        own, error = best_scale(flat, candidate - low, high - candidate, h)
+        own, error = best_scale(flat, candidate - low, high - candidate)
         better = error < least
         scale[better], least[better], zero[better] = own[better], error[better], candidate[better]
     return scale, zero
