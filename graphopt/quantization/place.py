@@ -122,7 +122,8 @@ def _keep(candidates: Candidates, found: Placement, chosen: set[ir.Node]) -> Non
     """Say of every node that multiplies, and of those that the user named, why it stays in float."""
     for node, reason in candidates.why.items():
         row = candidates.table.rows.get(node.op_type)
-        if node in candidates.excluded or row is None or row.role == "compute":
+        named = reason == EXCLUDED or (node in candidates.excluded and row is not None and row.role != "move")
+        if named or row is None or row.role == "compute":
             found.kept.append(Kept(node, reason))
     for node, row in candidates.rows.items():
         if node not in chosen and row.role == "compute":
@@ -152,10 +153,16 @@ def _guard(candidates: Candidates, found: Placement) -> None:
                 return False
             node = before
 
-    def quantized(value: ir.Value) -> bool:
-        return value in found.activations or any(
-            passed(use.node) and any(quantized(out) for out in use.node.outputs) for use in value.uses()
-        )
+    def quantized(out: ir.Value) -> bool:
+        waiting, seen = [out], {out}
+        while waiting:
+            value = waiting.pop()
+            if value in found.activations:
+                return True
+            behind = [each for use in value.uses() if passed(use.node) for each in use.node.outputs]
+            waiting += [each for each in behind if each not in seen]
+            seen.update(behind)
+        return False
 
     for node in candidates.context.model.graph:
         taken = node.domain in STANDARD and node.op_type in candidates.table.takes and node not in found.nodes
