@@ -39,6 +39,7 @@ BUILT_IN = (
     "graphopt.passes.quantize.smooth_quant:SmoothQuant",
     "graphopt.passes.quantize.bias_correction:BiasCorrection",
     "graphopt.passes.quantize.hqq:Hqq",
+    "graphopt.passes.quantize.widen_ranges:WidenRanges",
     "graphopt.passes.quantize.gptq:Gptq",
 )
 

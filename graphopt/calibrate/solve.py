@@ -81,6 +81,16 @@ def solve(
     return Parameters(np.asarray(s[at]), np.asarray(o[at]), square(errors[at]), square(d.square), method)
 
 
+def error_of(histogram: Histogram, grid: Grid, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """Return ``[n]`` float64: the expected squared error of a tensor with each of ``n`` scales and zero points."""
+    if histogram.distinct is not None and histogram.frequencies is not None:
+        numbers = np.repeat(histogram.distinct[None], len(scale), 0)
+        return squared_error(numbers, scale, zero, grid, histogram.frequencies)
+    d = density(histogram)
+    exact = clipping(d) if grid.levels > FINE and not grid.floating else d
+    return np.ldexp(exact.error(np.ldexp(scale.astype(np.float64), -d.exponent), zero, grid), 2 * d.exponent)
+
+
 def solve_rows(
     weights: np.ndarray,
     grid: Grid,

@@ -65,19 +65,20 @@ def preparing() -> list[registry.Pass]:
 def recovering(request: Request, given: bool = True) -> list[registry.Pass]:
     """Return the passes that recover accuracy, in the order of their stages: those that the user named, or the usual.
 
-    Clipping moves means, which a pool does not average out: biases are corrected. Weights of few levels are rounded by
-    what comes out of them, not each to its nearest level; weights alone, too, where data is ``given``.
+    Clipping takes from the same positions of every sample and moves means: ranges are widened where that helps at the
+    outputs, and biases are corrected. Weights of few levels are rounded by what comes out of them, not each to its
+    nearest level; weights alone, too, where data is ``given``.
 
     Raises:
         UsageError: a name or option that there is not, or a pass that does something else.
     """
     text = request.recover
     if text is None:
-        text = "" if request.weight_only else "bias-correction"
+        text = "" if request.weight_only else "widen-ranges,bias-correction"
         if not text:
             text = "gptq" if given and weight_only.asked(request).levels <= FEW_LEVELS else ""
         elif weight_grid(request).levels <= FEW_LEVELS:
-            text = f"gptq,{text}"
+            text = "widen-ranges,gptq,bias-correction"
     if not text.strip() or text.strip() == "none":
         return []
     known = [name for name, cls in registry.passes().items() if registry.stage(cls) in STAGES[1:]]
@@ -225,13 +226,10 @@ def calibrate(context: Context, progress: Progress | None = None) -> None:
             ray=request.ray,
             total=state.total,
             resume=_folder(request.resume, state.calibrations),
-            nonfinite="count",
+            nonfinite="refuse nan",  # infinities are for `unfit`
         )
     )
     state.calibrations += 1
-    wrong = [name for name in names if state.histograms[name].nans]
-    if wrong:  # said with the sample that it came from
-        collect(context.model, wrong, state.batches(), nonfinite="refuse")
 
 
 def _folder(resume: str | None, number: int) -> str | None:
