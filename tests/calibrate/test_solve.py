@@ -59,7 +59,7 @@ def test_never_worse_than_min_max_on_the_numbers_themselves(shape: str, name: st
     assert error(x, *values(best), kind) <= error(x, *values(plain), kind)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(SMALL, st.sampled_from(["uint4", "int4", "ternary", "levels5", "int2", "uint3"]))
 def test_few_numbers_against_brute_force(x: np.ndarray, name: str) -> None:
     kind = grid(name)
@@ -69,6 +69,7 @@ def test_few_numbers_against_brute_force(x: np.ndarray, name: str) -> None:
     assert found.mse <= 1.01 * dense(x, kind, scales=400) + least
 
 
+@settings(max_examples=60)
 @given(SMALL, EVERY_GRID, st.sampled_from(METHODS))
 def test_what_is_promised_of_every_solution(x: np.ndarray, name: str, method: str) -> None:
     kind = grid(name)
@@ -82,6 +83,7 @@ def test_what_is_promised_of_every_solution(x: np.ndarray, name: str, method: st
     assert found.mse <= solve(histogram(x), kind, method="minmax").mse or method != "mse"
 
 
+@settings(max_examples=25)
 @given(SMALL, EVERY_GRID, st.integers(-20, 20))
 def test_twice_the_numbers_are_twice_the_scale(x: np.ndarray, name: str, power: int) -> None:
     kind = grid(name)
@@ -121,6 +123,7 @@ def test_a_given_zero_point_is_kept(shape: str, name: str) -> None:
         assert found[0].mse <= found[1].mse * (1 + 1e-6)
 
 
+@settings(max_examples=40)
 @given(SMALL, EVERY_GRID, st.floats(2.0**-10, 1e6, width=32), st.sampled_from(METHODS), st.booleans())
 def test_a_clip_behind_is_never_reached(x: np.ndarray, name: str, upper: float, method: str, fixed: bool) -> None:
     kind = grid(name)
