@@ -14,6 +14,9 @@ from typing import Any, Literal
 WORST = 5
 """How many tensors are shown with their histogram."""
 
+WEIGHT_READERS = frozenset({"DequantizeLinear", "GatherBlockQuantized", "MatMulNBits"})
+"""Kernels that read weights in few bits and compute in float."""
+
 TensorKind = Literal["activation", "weight"]
 
 
@@ -127,7 +130,8 @@ class QuantizeReport:
     @property
     def weights_only(self) -> bool:
         """Whether operators compute in float on weights that are stored in few bits."""
-        return bool(self.tensors) and all(row.kind == "weight" for row in self.tensors)
+        kernels = {row.kernel for row in self.nodes if row.kernel is not None}
+        return kernels <= WEIGHT_READERS if kernels else {row.kind for row in self.tensors} == {"weight"}
 
 
 def worst(rows: Sequence[TensorRow], number: int = WORST) -> list[TensorRow]:

@@ -203,6 +203,8 @@ def test_weights_alone_need_no_data(run: Run, net: Path, tmp_path: Path) -> None
     assert ran.status == 0, ran.err
     assert out.exists() and "QuantizeLinear" not in kinds(out)
     assert "weights in few bits" in ran.out and "integer operators" not in ran.out
+    assert "read weights in few bits" in run("quantize", net, "--activations", "none", "--dry-run").out
+    assert "read weights in few bits" not in run("quantize", net, "--everything", "--dry-run").out
     # So does a target that has no integer kernels; the others want data.
     assert run("quantize", net, "-o", out, "--target", "cuda", "--no-measure").status == 0
     assert run("quantize", net, "-o", out, "--target", "tensorrt", "--no-measure").status == 2
