@@ -49,8 +49,11 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
     places = copied(node, original, result, Entries(edit.facts.constants))[0] if wanted else set()
     _name_axes(node, original, wanted, edit)
     edit.operand(node, 0, wanted)
-    if node.op_type == "Reshape" and planned:
-        sizes = {axis: int(kept.size) for axis, kept in present.items()}
+    sizes = {axis: int(kept.size) for axis, kept in present.items()}
+    for axis in _copies(node, edit) & set(wanted) - set(sizes):
+        if isinstance(size := original[axis], int):
+            sizes[axis] = size
+    if node.op_type == "Reshape" and sizes:
         if len(node.inputs) > 1:
             patch_shape(node, 1, edit, sizes)
         else:
@@ -67,6 +70,18 @@ def reshape(node: ir.Node, spec: Spec, edit: Edit) -> None:
         chosen = edit.convert(out, planned)
         edit.stand_in(out, chosen, users)
         edit.layouts[chosen] = planned
+
+
+def _copies(node: ir.Node, edit: Edit) -> set[int]:
+    """Return the axes of the input whose size a constant shape copies: where it says 0."""
+    if node.op_type != "Reshape" or node.attributes.get_int("allowzero", 0):
+        return set()
+    constants = edit.facts.constants
+    if len(node.inputs) < 2:
+        shape = np.array(node.attributes.get_ints("shape", ()))
+    else:
+        shape = constants.array(node.inputs[1]) if constants.known(node.inputs[1]) else None
+    return set() if shape is None else set(np.flatnonzero(shape == 0).tolist())
 
 
 def _name_axes(node: ir.Node, original: dims.Sizes, wanted: Layout, edit: Edit) -> None:
