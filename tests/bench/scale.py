@@ -13,6 +13,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
+
 import graphopt
 from graphopt import rounds
 from graphopt.model import load
@@ -30,10 +32,12 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
     parser.add_argument("--nodes", type=int, default=20_000, help="Conv and Relu nodes of the chain")
     parser.add_argument("--gigabytes", type=float, default=3.0, help="size of the external data")
-    parser.add_argument("--only", choices=["nodes", "passes", "bytes", "decoder"])
+    parser.add_argument("--only", choices=["nodes", "quantize", "passes", "bytes", "decoder"])
     chosen = parser.parse_args(arguments)
     if chosen.only in (None, "nodes"):
         nodes(chosen.nodes)
+    if chosen.only in (None, "quantize"):
+        quantized(chosen.nodes // 10)
     if chosen.only in (None, "passes"):
         each_pass(chosen.nodes // 10)
     if chosen.only in (None, "bytes"):
@@ -60,6 +64,22 @@ def nodes(count: int) -> None:
             took = seconds(number // 2, masked)
             growth = "" if before is None else took / before
             print(row(["masked" if masked else "unmasked", number, took, growth]), flush=True)
+            before = took
+    print()
+
+
+def quantized(count: int) -> None:
+    """A chain of ``count`` nodes in integers, half and twice of it; without and with the corrected biases."""
+    data = [{"x": np.random.default_rng(0).standard_normal((4, 6, 8, 8)).astype(np.float32)}]
+    print(head(["quantize", "nodes", "seconds", "time(2n) / time(n)"]))
+    for recover in ("none", "bias-correction"):
+        before = None
+        for number in (count // 4, count // 2, count):
+            model = chain(number // 2, masked=False)
+            start = time.process_time()
+            graphopt.quantize(model, data, everything=True, measure=False, recover=recover)
+            took = time.process_time() - start
+            print(row([recover, number, took, "" if before is None else took / before]), flush=True)
             before = took
     print()
 

@@ -23,6 +23,7 @@ from graphopt.facts.constants import Constants
 from graphopt.quantization import steps
 from graphopt.quantization.request import Request, requested
 from graphopt.report.schema import Measure
+from tests.nets.large import write_matrices
 from tests.ops.net import Net
 from tests.quantization.edits import ops, run
 from tests.quantization.nets import SHAPE, batches, cnn
@@ -473,6 +474,29 @@ def test_parameters_follow_what_they_are_asked_for() -> None:
     scales = [{row.name: row.scale for row in one.report.quantize.tensors} for one in (whole, again)]  # type: ignore[union-attr]
     common = set(scales[0]) & set(scales[1])
     assert common and all(scales[0][name] == scales[1][name] for name in common)
+
+
+def test_weights_in_a_file_beside_the_model_give_the_same(tmp_path: Path) -> None:
+    path = write_matrices(tmp_path, 3, 67)
+    data = [{"x": np.random.default_rng(0).standard_normal((7, 67)).astype(np.float32)}]
+    mapped, held = (quantize(one, data, everything=True) for one in (path, models.load(path)))
+    mapped.save(tmp_path / "out.onnx", external=True)
+    assert models.serialize(mapped.model) == models.serialize(held.model)
+    assert np.array_equal(run(held.model, data[0])[0], run(models.load(tmp_path / "out.onnx"), data[0])[0])
+
+
+@pytest.mark.long
+def test_more_than_protobuf_holds(tmp_path: Path) -> None:
+    """Two gigabytes of weights: read one by one, a quarter of them in memory at the end."""
+    path = write_matrices(tmp_path, 34, 4096)
+    assert (tmp_path / "model.onnx.data").stat().st_size > 2_200_000_000
+    data = [{"x": np.random.default_rng(0).standard_normal((8, 4096)).astype(np.float32)}]
+    result = quantize(path, data, recover="none")
+    assert result.report.quantize is not None and (result.report.quantize.output_sqnr_db or 0) > 20
+    result.save(tmp_path / "out.onnx", external=True)
+    assert result.report.after.initializer_bytes < 0.3 * result.report.before.initializer_bytes
+    for file in tmp_path.iterdir():
+        file.unlink()
 
 
 def test_collect_is_asked_once_for_each_value(monkeypatch: pytest.MonkeyPatch) -> None:
