@@ -116,8 +116,21 @@ class Widths:
             if (self._levels(branch.track.ids) == self._levels(branch.stream.ids)).all():
                 continue  # they fit as they are
             group = self.groups.setdefault(int(own[0]), Group())
-            if group.branch is None:
+            if group.branch is None and not self._follows(branch.stream, int(own[0])):
                 group.branch = branch
+
+    def _follows(self, stream: Track, own: int) -> bool:
+        """Tell whether a stream is as wide as a group through branches that may be held: then neither decides."""
+        pending, seen = np.unique(self.group_of[stream.ids]).tolist(), set[int]()
+        while pending:
+            group = pending.pop()
+            if group == own:
+                return True
+            known = self.groups.get(group)
+            if group not in seen and known is not None and known.branch is not None:
+                pending += np.unique(self.group_of[known.branch.stream.ids]).tolist()
+            seen.add(group)
+        return False
 
     def _align(self) -> None:
         """Offer multiples to groups that convolutions compute."""
