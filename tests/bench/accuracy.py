@@ -3,7 +3,8 @@
 Trained ResNet-20 and -56 on CIFAR-10 (where weights and images are beside the repository) and the digits net, trained
 here, dense and with half of its filters pruned. All are calibrated with the same training images and judged on the test
 images, which no calibration has seen. ``graphopt`` is the default of ``graphopt.quantize``; onnxruntime's are
-``quantize_static`` with per-channel weights, QDQ, uint8 activations, after its own preprocessing.
+``quantize_static`` with per-channel weights, QDQ, uint8 activations, after its own preprocessing; other tools take part
+where they are installed (``quantizers.py``).
 
 int8 may lose 0.1 point against float, 4-bit weights 1 point, and no calibrator may have a better SQNR or accuracy than
 graphopt's int8. A point of accuracy is one of 100; fewer images than make a difference of 0.1 point tell nothing about
@@ -38,6 +39,7 @@ import graphopt
 from graphopt import model as models
 from graphopt import runtime
 from graphopt.models.resnet_digits import data, module, train
+from tests.bench import quantizers
 from tests.bench.table import head, row
 from tests.nets import cifar, resnet
 from tests.nets.catalogue import DATA, FULL, trained
@@ -189,7 +191,8 @@ def ways(more: bool) -> dict[str, Way]:
             "graphopt entropy": ours(method="entropy"),
             "graphopt 4 bits, gptq": ours(weights="levels16", recover="gptq,bias-correction"),
         }
-    return found | {f"onnxruntime {name}": onnxruntimes(name) for name in CALIBRATORS}
+    found |= {f"onnxruntime {name}": onnxruntimes(name) for name in CALIBRATORS}
+    return found | {name: another(tool) for name, tool in quantizers.installed().items()}
 
 
 def ours(**options: Any) -> Way:
@@ -225,6 +228,17 @@ def onnxruntimes(calibrator: str) -> Way:
                 calibrate_method=CalibrationMethod[calibrator],
             )
         return after
+
+    return way
+
+
+def another(tool: quantizers.Quantizer) -> Way:
+    """Another tool."""
+
+    def way(subject: Subject, folder: Path) -> Path:
+        before = folder / "float.onnx"
+        models.save(subject.model, before)
+        return tool(before, subject.input, subject.calibration, folder)
 
     return way
 
