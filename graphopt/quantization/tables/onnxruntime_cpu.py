@@ -1,6 +1,7 @@
 """onnxruntime's CPU provider, as measured on 1.31: which patterns of DQ, operator, Q become integer kernels.
 
-``tests/quantization/test_tables.py`` builds each row and reads onnxruntime's optimized graph.
+``tests/quantization/test_tables.py`` builds each row and reads onnxruntime's optimized graph. There is no row for
+Softmax: QLinearSoftmax takes five times as long as Softmax, and leaves its output missing where the batch is empty.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ ROWS = {
     "Where": Row("follow", data=(1, 2), constants=True, cost=(0.3, 0.3)),
     "AveragePool": Row("follow", cost=(0.25, 1.2)),
     "GlobalAveragePool": Row("follow", cost=(0.2, 0.06)),
-    "Softmax": Row("follow", cost=(0.5, 2.4)),
     "Sigmoid": Row("follow", cost=(0.31, 0.27)),
     "LeakyRelu": Row("follow", cost=(0.2, 0.27)),
     "ArgMax": Row("follow", output="other"),
