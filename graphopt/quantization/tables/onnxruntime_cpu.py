@@ -76,7 +76,7 @@ TABLE = Table(
     weights=("int8", "int7", "int6", "int5", "int4", "int3", "int2", "ternary", "levels"),
     bytes=True,
     fused={"HardSwish": 0.35, "HardSigmoid": 0.16, "LeakyRelu": 0.2, "Sigmoid": 0.31, "Tanh": 0.28},
-    takes=frozenset({"Conv", "ConvTranspose", "Gemm"}),
+    takes=frozenset({"AveragePool", "Conv", "ConvTranspose", "Gemm", "Softmax"}),
     reasons={
         "int8": "signed activations lose the kernel of every tensor that two operators read; uint8 is as exact",
         **dict.fromkeys(("int16", "uint16", "int10", "uint10", "int12", "uint12", "int14", "uint14"), _NO_KERNEL),
