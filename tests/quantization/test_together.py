@@ -54,10 +54,10 @@ def test_masks_go_before_calibration() -> None:
 
 
 def test_dead_positions_bend_no_histogram() -> None:
-    """A masked channel with a large constant: gone before calibration, its constant is in no range."""
+    """Masked channels with a large constant: gone before calibration, its constant is in no range."""
     net = Net()
     weight, offset = net.normal(16, 16, 3, 3) * np.float32(0.05), np.full(16, 0.1, np.float32)
-    offset[list(OFF)] = 1000.0
+    offset[list(OFF)] = 30.0
     y = net("Relu", net("Conv", net.input("x", "N", 16, 8, 8), dead(weight, 0, OFF), offset))
     proto = net.model(net("Conv", y, net.normal(16, 16, 3, 3) * np.float32(0.05)))
     data = [{"x": np.random.default_rng(0).standard_normal((4, 16, 8, 8)).astype(np.float32)}]
@@ -66,9 +66,11 @@ def test_dead_positions_bend_no_histogram() -> None:
     assert together.report.quantize is not None and alone.report.quantize is not None
     largest = []
     for report in (together.report.quantize, alone.report.quantize):
-        largest.append(max(row.maximum for row in report.tensors if row.kind == "activation" and row.name != "x"))
-    assert largest[1] >= 1000 > 100 > largest[0]
-    assert sqnr(proto, together.model, data[0]) > sqnr(proto, alone.model, data[0]) + 5
+        largest.append(
+            max(row.maximum for row in report.tensors if row.kind == "activation" and row.name.startswith("relu"))
+        )
+    assert largest[1] >= 30 > 15 > largest[0]
+    assert sqnr(proto, together.model, data[0]) > 35
 
 
 def test_both_measurements_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
