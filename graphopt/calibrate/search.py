@@ -44,7 +44,7 @@ def best(d: Density, grid: Grid, constraint: Constraint, count: int) -> tuple[fl
         if count < _VERY_JAGGED:
             scale, zero = search.nearby(found[0], 0.15, 1201, 5)
         else:
-            scale, zero = search.nearby(found[0], 0.08, 401 if zeros.size == 1 else 161, 2)
+            scale, zero = search.nearby(found[0], *((0.25, 801, 0) if zeros.size == 1 else (0.08, 161, 2)))
     else:
         scale, zero = np.array([one.scale for one in found]), np.array([one.zero for one in found])
     at = int(np.argmin(exact(scale, zero, grid)))
