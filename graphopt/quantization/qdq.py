@@ -19,7 +19,7 @@ from graphopt.calibrate.grid import Grid
 from graphopt.calibrate.solve import Parameters
 from graphopt.context import Context
 from graphopt.quantization.direct import copy_integers
-from graphopt.quantization.guard import guard
+from graphopt.quantization.guard import guard, guard_bodies
 from graphopt.quantization.placement import Activation, Bias, Placement, Weight
 from graphopt.rewrite.edit import Cursor, Edit
 from graphopt.rewrite.weights import derived
@@ -50,6 +50,7 @@ def insert(context: Context, placement: Placement, found: Mapping[ir.Value, Para
         _activation(edit, activation, found[activation.value], outputs.get(activation.value, []))
     copy_integers(edit, placement)
     guard(edit, placement)
+    guard_bodies(edit)
     context.record({"quantized tensors": len(placement.activations) + len(placement.weights)})
 
 
