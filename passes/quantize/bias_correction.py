@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -15,11 +15,13 @@ from graphopt.facts.constants import Constants
 from graphopt.facts.ops.contraction import canonical
 from graphopt.quantization import steps
 from graphopt.quantization.corrections import Site, sites
+from graphopt.quantization.data import size_of
 from graphopt.quantization.fidelity import Fidelity, worst
 from graphopt.quantization.scaling import form
+from graphopt.quantization.state import State
 
 COMPARED = 256
-"""So many samples tell whether the corrections help."""
+"""So many samples tell what layers lack in the mean, and whether the corrections help."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class BiasCorrection:
     """Add to the bias of each quantized layer what its outputs lack in the mean.
 
     1. ``b_o += E[y_o] - E[y'_o]``, y the output of the float model and y' that of the quantized model, both measured on
-       the calibration data, with the corrections of all layers before it in place.
+       the first 256 samples of the calibration data, with the corrections of all layers before it in place.
     2. Layers are taken in the order of their depth, in at most ``passes`` portions: the data is read once by the float
        model and once for each portion, by as much of the quantized model as that needs. Of the layers of a portion,
        those that are not the first get ``E[y] - E[y'] - W' (E[x] - E[x'])``, their own share of what they lack.
@@ -120,7 +122,7 @@ def _means(model: ir.Model, found: Sequence[Site], context: Context) -> dict[ir.
         for name, axis in ((written, site.axis), (_name(site.node.inputs[0]), _summed(site))):
             if name in there:
                 axes[name] = axis
-    seen = {name: one.mean for name, one in measure(model, axes, context.quantization.batches()).items()}
+    seen = {name: one.mean for name, one in measure(model, axes, _first(context.quantization)).items()}
     constants = Constants()
     result = {}
     for site in found:
@@ -129,6 +131,16 @@ def _means(model: ir.Model, found: Sequence[Site], context: Context) -> dict[ir.
         weight = None if twin is None else constants.array(twin.inputs[site.weight])
         result[site.node] = _Means(seen.get(_name(site.node.inputs[0])), written, weight)
     return result
+
+
+def _first(state: State) -> Iterator[Mapping[str, Any]]:
+    """Yield batches of the calibration data until there are enough samples: they are read about ten times."""
+    samples = 0
+    for batch in state.batches():
+        if samples >= COMPARED:
+            return
+        samples += size_of(dict(batch))
+        yield batch
 
 
 def _summed(site: Site) -> int:
