@@ -1,4 +1,4 @@
-"""int8 against float: ``python -m tests.bench.int8_speed [NET ...] [--seconds S] [--everything] [--placed] [--slowest N]``.
+"""int8 against float: ``python -m tests.bench.int8_speed [NET ...] [--seconds S] [--everything] [--placed] …``.
 
 Plain nets (masks multiplied in, exported by torch with all of its optimizations) and ResNet-18 and MobileNetV2 at
 224 x 224, quantized with random inputs: only speed is looked at here. One thread, batch 1, both models taking turns in

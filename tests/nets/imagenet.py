@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,7 +25,7 @@ class ResNet18(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 Block(before if index == 0 else width, width, 2 if index == 0 and before != width else 1, True)
-                for before, width in zip(widths, widths[1:], strict=False)
+                for before, width in pairwise(widths)
                 for index in range(2)
             )
         )
