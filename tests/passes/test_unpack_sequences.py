@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -23,7 +25,7 @@ def split(
     axis: int = -1,
     opset: int = 17,
     bare: bool = False,
-    **attributes: int,
+    **attributes: Any,
 ) -> onnx.ModelProto:
     """``SequenceAt(SplitToSequence(x, sizes), place)`` for each place; ``bare``: the pieces are outputs themselves."""
     constants = [] if sizes is None else [numpy_helper.from_array(np.array(sizes, np.int64), "sizes")]
