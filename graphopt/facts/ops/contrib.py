@@ -115,7 +115,10 @@ class FusedConv(Activated, Conv):
         if spec is not None and added is not None:
             if dims.rank(added) != rank:
                 return None
-            spec.links += [Link(3, axis, 0, axis) for axis in range(rank)]
+            # Only where the convolution itself can leave positions out: its weight must be known for channels, and
+            # windows must not overlap for pixels.
+            free = {link.out_axis for link in spec.links} | ({1} if spec.extra is not None else set())
+            spec.links += [Link(3, axis, 0, axis) for axis in sorted(free)]
         return spec
 
 
