@@ -261,3 +261,12 @@ def test_rows_that_a_reshape_merged_are_counted(quantized: bool, first: int | st
     gemm = ir.node("Gemm", [node.outputs[0], ir.Value(name="w", shape=ir.Shape([5, 7]))])
     gemm.outputs[0].shape = ir.Shape([None, 7])
     assert macs(gemm) == expected * 5 * 7
+
+
+def test_a_transposed_matrix_is_merged_along_its_second_axis() -> None:
+    x = ir.Value(name="x", shape=ir.Shape(["N", 24]))
+    node = ir.node("Reshape", [x, None])
+    node.outputs[0].shape = ir.Shape([24, None])
+    gemm = ir.node("Gemm", [node.outputs[0], ir.Value(name="w", shape=ir.Shape([24, 6]))], attributes={"transA": 1})
+    gemm.outputs[0].shape = ir.Shape([None, 6])
+    assert macs(gemm) == 24 * 6

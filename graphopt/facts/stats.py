@@ -271,7 +271,7 @@ def _merged(value: ir.Value | None) -> int:
     while value is not None and (node := value.producer()) is not None:
         if node.op_type == "Reshape":
             whole, matrix = _dims(node.inputs[0]), _dims(node.outputs[0])
-            return 1 if not whole or not matrix or 0 in matrix else max(1, math.prod(whole) // math.prod(matrix[1:]))
+            return 1 if not whole or not matrix or 0 in matrix else max(1, math.prod(whole) // math.prod(matrix))
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear", "Clip"):
             break
         value = node.inputs[0]
