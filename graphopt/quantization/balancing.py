@@ -109,6 +109,12 @@ class Balancing:
     """``[g, o]`` how much each output of a layer counts."""
     _watched: list[tuple[Watched, Channel]] = field(default_factory=list)
     _small: dict[ir.Node, _Weight] = field(default_factory=dict)
+    _layers: list[list[Layer]] = field(default_factory=list)
+    """By number of the group: the layers that its factors touch."""
+    _taps: list[list[tuple[Watched, Channel]]] = field(default_factory=list)
+    """By number of the group: the values that are quantized with one step."""
+    _local: np.ndarray = field(init=False)
+    """``[classes]`` the place of a class in the group that is looked at, else ``FIXED``."""
 
     def __post_init__(self) -> None:
         self.exponents = np.zeros(self.found.classes)
@@ -121,6 +127,21 @@ class Balancing:
             low = np.zeros_like(spread) if producer is not None and producer.op_type in ("Relu", "Clip") else -spread
             self._watched.append((row, self.measured.get(row.value) or Channel(known, low, spread)))
         self._importance()
+        self._local = np.full(self.found.classes, FIXED)
+        number = np.full(self.found.classes, -1)
+        for own, group in enumerate(self.groups):
+            number[group] = own
+        self._layers, self._taps = [[] for _ in self.groups], [[] for _ in self.groups]
+        for layer in self.found.layers:
+            for own in self._touched(number, np.concatenate([layer.into.ravel(), layer.out.ravel()])):
+                self._layers[own].append(layer)
+        for tap in self._watched:
+            for own in self._touched(number, tap[0].ids):
+                self._taps[own].append(tap)
+
+    def _touched(self, number: np.ndarray, ids: np.ndarray) -> list[int]:
+        found = np.unique(number[self.found.roots[ids]])
+        return found[found >= 0].tolist()
 
     def sweep(
         self, candidates: Candidates, *, whole: bool, decibels: float, search: bool = True, most: int = 12
@@ -134,7 +155,7 @@ class Balancing:
         for turn in range(most * len(self.groups)):
             number = turn % len(self.groups)
             group = self.groups[number]
-            balance = self.problem(group)
+            balance = self.problem(number)
             chosen = None
             if balance.readers:
                 chosen = best(balance, candidates(balance), whole=whole, decibels=decibels, search=search)
@@ -146,23 +167,24 @@ class Balancing:
                 break
         return len(changed)
 
-    def problem(self, group: np.ndarray) -> Balance:
+    def problem(self, number: int) -> Balance:
         """Return what the factors of one group touch, as it is with the factors chosen so far."""
-        local = np.full(self.found.classes, FIXED)
+        group, local = self.groups[number], self._local
         local[group] = np.arange(group.size)
         writers, readers, taps = [], [], []
-        for layer in self.found.layers:
+        for layer in self._layers[number]:
             into, out = local[self.found.roots[layer.into]], local[self.found.roots[layer.out]]
             how = steps(layer, self.state)
             if how.levels and not how.per_channel and (out != FIXED).any():
                 writers.append(self._writer(layer, out.ravel(), how))
             if (into != FIXED).any():
                 readers.append(self._reader(layer, into, how))
-        for row, holds in self._watched:
+        for row, holds in self._taps[number]:
             index = local[self.found.roots[row.ids]]
             if (index != FIXED).any():
                 s = self._scale(row.ids)
                 taps.append(Tap(index, holds.low * s, holds.high * s, row.levels))
+        local[group] = FIXED
         return Balance(group.size, writers, readers, taps)
 
     def _scale(self, ids: np.ndarray) -> np.ndarray:
@@ -264,5 +286,6 @@ def _groups(found: Scaling) -> Iterator[np.ndarray]:
     together = components(found.classes, np.concatenate(firsts), np.concatenate(seconds))
     used = np.unique(np.concatenate([found.roots[layer.into].ravel() for layer in found.layers]))
     used = used[used > 0]
-    for first in np.unique(together[used]):
-        yield used[together[used] == first]
+    order = np.argsort(together[used], kind="stable")
+    ends = np.flatnonzero(np.diff(together[used][order])) + 1
+    yield from (part for part in np.split(used[order], ends) if part.size)
