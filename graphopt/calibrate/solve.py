@@ -8,7 +8,7 @@ import numpy as np
 
 from graphopt.calibrate import discrete, entropy, percentile
 from graphopt.calibrate.clipping import clipping
-from graphopt.calibrate.density import density
+from graphopt.calibrate.density import Density, density
 from graphopt.calibrate.grid import Grid
 from graphopt.calibrate.histogram import Histogram, histogram
 from graphopt.calibrate.minmax import of_range
@@ -69,12 +69,10 @@ def solve(
         (scale,), (zero,) = _other(h, grid, constraint, method, percent)
         scales, zeros = [scale], [zero]
     s, o = np.array(scales, np.float32), np.array(zeros, np.int64)
-    coarse = grid.levels > FINE and not grid.floating
-    exact = clipping(d) if coarse else d
-    errors = exact.error(np.ldexp(s.astype(np.float64), -d.exponent), o, grid)
+    errors = _errors(d, grid, s, o)
     at = int(np.argmin(errors))
     # A gain over min-max is no reason to clip while what bins do not tell, where in them numbers lie, may be as large.
-    doubt = (_LIKE_COARSE if coarse else _LIKE) + 1 / (np.ldexp(float(s[0]), -d.exponent) * h.count**0.5)
+    doubt = (_LIKE_COARSE if _coarse(grid) else _LIKE) + 1 / (np.ldexp(float(s[0]), -d.exponent) * h.count**0.5)
     if method == "mse" and errors[0] <= errors[at] * (1 + doubt):
         at = 0
     square = lambda x: np.asarray(np.ldexp(x, 2 * d.exponent))  # noqa: E731
@@ -87,8 +85,17 @@ def error_of(histogram: Histogram, grid: Grid, scale: np.ndarray, zero: np.ndarr
         numbers = np.repeat(histogram.distinct[None], len(scale), 0)
         return squared_error(numbers, scale, zero, grid, histogram.frequencies)
     d = density(histogram)
-    exact = clipping(d) if grid.levels > FINE and not grid.floating else d
-    return np.ldexp(exact.error(np.ldexp(scale.astype(np.float64), -d.exponent), zero, grid), 2 * d.exponent)
+    return np.ldexp(_errors(d, grid, scale, zero), 2 * d.exponent)
+
+
+def _coarse(grid: Grid) -> bool:
+    """Tell whether bins are too coarse to see the levels of a type."""
+    return grid.levels > FINE and not grid.floating
+
+
+def _errors(d: Density, grid: Grid, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """Return ``[n]`` squared errors in the unit of the density, for scales in that of the tensor."""
+    return (clipping(d) if _coarse(grid) else d).error(np.ldexp(scale.astype(np.float64), -d.exponent), zero, grid)
 
 
 def solve_rows(

@@ -13,8 +13,6 @@ from graphopt.errors import UsageError
 
 EXAMPLE = "Example: `graphopt optimize pruned.onnx -o small.onnx --report small.html`"
 
-_STANDARD_OUTPUT = Path("-")
-
 TARGETS = ("cpu", "cuda", "portable")  # as graphopt.targets has them; importing that is not for --help
 
 
@@ -89,20 +87,8 @@ def command(
         Path | None,
         typer.Option(metavar="FILE.html", help="Write what was done as one HTML page.", rich_help_panel=options.FILES),
     ] = None,
-    json: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json",
-            help="Write the same as JSON; - prints it and nothing else.",
-            rich_help_panel=options.FILES,
-        ),
-    ] = None,
-    save_external: Annotated[
-        bool,
-        typer.Option(
-            "--save-external", help="Keep the weights in a file of their own beside OUT.", rich_help_panel=options.FILES
-        ),
-    ] = False,
+    json: options.JsonFile = None,
+    save_external: options.SaveExternal = False,
     keep_failed: Annotated[
         bool,
         typer.Option(
@@ -122,12 +108,7 @@ def command(
             "--data is for --quantize", where="graphopt optimize", help='say how to quantize, e.g. --quantize "int8"'
         )
     shapes = options.read_shapes(shape)
-    json_file = None if json == _STANDARD_OUTPUT else json
-    options.distinct({"-o": output, "--report": report, "--json": json_file})
-    options.distinct({"MODEL": model, "--report": report, "--json": json_file})
-    for option, path in (("-o", output), ("--report", report), ("--json", json_file)):
-        if path is not None:
-            options.writable(path, option)
+    json_file = options.results(model, output, report, json)
 
     from graphopt import pipeline
     from graphopt.report import html, table, table_quantized
@@ -160,7 +141,7 @@ def command(
         html.write(result.report, report)
     if json_file is not None:
         report_json.write(result.report, json_file)
-    if json == _STANDARD_OUTPUT:
+    if json == options.STANDARD_OUTPUT:
         typer.echo(report_json.dumps(result.report))
     else:
         table.show(result.report, terminal.output())

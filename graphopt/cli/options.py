@@ -52,6 +52,20 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE.json",
+        help="Write the same as JSON; - prints it and nothing else.",
+        show_default=False,
+        rich_help_panel=FILES,
+    ),
+]
+SaveExternal = Annotated[
+    bool,
+    typer.Option("--save-external", help="Keep the weights in a file of their own beside OUT.", rich_help_panel=FILES),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 NoAssumeFinite = Annotated[
     bool,
@@ -130,6 +144,20 @@ def folder(path: Path, option: str) -> Path:
 
 def _suffix(option: str) -> str:
     return {"--report": ".html", "--json": ".json"}.get(option, ".onnx")
+
+
+STANDARD_OUTPUT = Path("-")
+
+
+def results(model: Path, output: Path | None, report: Path | None, json: Path | None) -> Path | None:
+    """The file for JSON, None where it is printed. Raises for results that overwrite each other or cannot be written."""
+    file = None if json == STANDARD_OUTPUT else json
+    distinct({"-o": output, "--report": report, "--json": file})
+    distinct({"MODEL": model, "--report": report, "--json": file})
+    for option, path in (("-o", output), ("--report", report), ("--json", file)):
+        if path is not None:
+            writable(path, option)
+    return file
 
 
 def distinct(paths: dict[str, Path | None]) -> None:

@@ -17,8 +17,6 @@ EXAMPLE = (
     "before there is data, `--dry-run` shows what would run on integers"
 )
 
-_STANDARD_OUTPUT = Path("-")
-
 TARGETS = ("cpu", "cuda", "tensorrt", "portable")  # as graphopt.quantization has them; that is not imported for --help
 METHODS = ("mse", "minmax", "percentile", "entropy")
 
@@ -234,15 +232,7 @@ def command(
             rich_help_panel=options.FILES,
         ),
     ] = None,
-    json: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json",
-            help="Write the same as JSON; - prints it and nothing else.",
-            show_default=False,
-            rich_help_panel=options.FILES,
-        ),
-    ] = None,
+    json: options.JsonFile = None,
     plots: Annotated[
         Path | None,
         typer.Option(
@@ -252,12 +242,7 @@ def command(
             rich_help_panel=options.FILES,
         ),
     ] = None,
-    save_external: Annotated[
-        bool,
-        typer.Option(
-            "--save-external", help="Keep the weights in a file of their own beside OUT.", rich_help_panel=options.FILES
-        ),
-    ] = False,
+    save_external: options.SaveExternal = False,
 ) -> None:
     """Run on integers what runs faster so, with scales that lose least of what your data holds.
 
@@ -267,14 +252,9 @@ def command(
     options.one_of(target, TARGETS, "--target")
     options.one_of(method, METHODS, "--method")
     shapes = options.read_shapes(shape)
-    json_file = None if json == _STANDARD_OUTPUT else json
     quantizing.complete(output, data, random_data, activations, target, dry_run)
     quantizing.pairs(workers, ray, target_accuracy, evaluate, data, random_data)
-    options.distinct({"-o": output, "--report": report, "--json": json_file})
-    options.distinct({"MODEL": model, "--report": report, "--json": json_file})
-    for option, path in (("-o", output), ("--report", report), ("--json", json_file)):
-        if path is not None:
-            options.writable(path, option)
+    json_file = options.results(model, output, report, json)
     for option, path in (("--plots", plots), ("--resume", resume)):
         if path is not None:
             options.folder(path, option)
@@ -322,7 +302,7 @@ def command(
         html.write(found, report)
     if json_file is not None:
         report_json.write(found, json_file)
-    if json == _STANDARD_OUTPUT:
+    if json == options.STANDARD_OUTPUT:
         typer.echo(report_json.dumps(found))
         return
     console = terminal.output()

@@ -134,6 +134,16 @@ def size_of(batch: Feeds) -> int:
     return 1
 
 
+def first(batches: Iterable[Feeds], samples: int) -> Iterator[Feeds]:
+    """Yield batches until they hold so many samples; 0: all."""
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += size_of(batch)
+        if 0 < samples <= seen:
+            return
+
+
 def _array(found: Any) -> Any:
     """Return what a tensor of another library holds, as an array."""
     for step in ("detach", "cpu"):

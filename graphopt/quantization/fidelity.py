@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import runtime
-from graphopt.quantization.data import size_of
+from graphopt.quantization.data import first, size_of
 from graphopt.report.quantized import FidelityRow
 
 SAMPLES = 64
@@ -42,12 +42,10 @@ class Fidelity:
         self.batches: list[Mapping[str, Any]] = []
         self.expected: list[list[Any]] = []
         self.samples = 0
-        for batch in batches:
+        for batch in first(batches, samples):
             self.batches.append(batch)
             self.expected.append(runtime.run(session, batch))
             self.samples += size_of(batch)
-            if self.samples >= samples:
-                break
 
     def of(self, model: ir.Model) -> list[FidelityRow]:
         """Return a row for each output of a model that has the same inputs and outputs.

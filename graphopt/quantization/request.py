@@ -12,6 +12,7 @@ from graphopt.calibrate.grid import GRIDS, grid
 from graphopt.calibrate.solve import METHODS, Method
 from graphopt.errors import UsageError, about, nearest
 from graphopt.quantization.tables import TABLES
+from graphopt.selection import one_of
 
 QUANTIZATION_TARGETS = ("cpu", "cuda", "tensorrt", "portable")
 
@@ -66,8 +67,9 @@ class Request:
     resume: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("target", self.target, QUANTIZATION_TARGETS)
-        _one_of("method", self.method, METHODS)
+        for name, words in (("target", QUANTIZATION_TARGETS), ("method", METHODS)):
+            with about(name):
+                one_of(name, getattr(self, name), words)
         _known("weights", self.weights)
         _known("activations", self.activations, WEIGHT_ONLY)
         if self.levels is not None and not 2 <= self.levels <= 65536:
@@ -134,10 +136,3 @@ def _known(what: str, name: str | None, *others: str) -> None:
         raise UsageError(f"no quantized type {name!r}", where=what, help=f"did you mean {others[0]!r}?")
     with about(what):
         grid(name)
-
-
-def _one_of(what: str, given: str, known: tuple[str, ...]) -> None:
-    if given not in known:
-        close = nearest(given, known)
-        hint = f"did you mean {close!r}? " if close else ""
-        raise UsageError(f"unknown {what} {given!r}", where=what, help=f"{hint}one of {', '.join(known)}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -15,10 +15,9 @@ from graphopt.facts.constants import Constants
 from graphopt.facts.ops.contraction import canonical
 from graphopt.quantization import steps
 from graphopt.quantization.corrections import Site, sites
-from graphopt.quantization.data import size_of
+from graphopt.quantization.data import first
 from graphopt.quantization.fidelity import Fidelity, worst
 from graphopt.quantization.scaling import form
-from graphopt.quantization.state import State
 
 COMPARED = 256
 """So many samples tell what layers lack in the mean, and whether the corrections help."""
@@ -122,7 +121,8 @@ def _means(model: ir.Model, found: Sequence[Site], context: Context) -> dict[ir.
         for name, axis in ((written, site.axis), (_name(site.node.inputs[0]), _summed(site))):
             if name in there:
                 axes[name] = axis
-    seen = {name: one.mean for name, one in measure(model, axes, _first(context.quantization)).items()}
+    batches = first(context.quantization.batches(), COMPARED)  # they are read about ten times
+    seen = {name: one.mean for name, one in measure(model, axes, batches).items()}
     constants = Constants()
     result = {}
     for site in found:
@@ -131,16 +131,6 @@ def _means(model: ir.Model, found: Sequence[Site], context: Context) -> dict[ir.
         weight = None if twin is None else constants.array(twin.inputs[site.weight])
         result[site.node] = _Means(seen.get(_name(site.node.inputs[0])), written, weight)
     return result
-
-
-def _first(state: State) -> Iterator[Mapping[str, Any]]:
-    """Yield batches of the calibration data until there are enough samples: they are read about ten times."""
-    samples = 0
-    for batch in state.batches():
-        if samples >= COMPARED:
-            return
-        samples += size_of(dict(batch))
-        yield batch
 
 
 def _summed(site: Site) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from graphopt.calibrate.moments import SecondMoment
 from graphopt.calibrate.solve import Parameters
 from graphopt.calibrate.watch import watch
 from graphopt.context import Context
-from graphopt.quantization.data import size_of
+from graphopt.quantization.data import first
 from graphopt.quantization.layers import Layer, layers
 from graphopt.quantization.qdq import in_type
 from graphopt.quantization.state import State
@@ -114,7 +114,7 @@ class Gptq:
         found: dict[object, SecondMoment] = {
             layer.value: SecondMoment.zeros(layer.shape[2], layer.shape[0]) for layer in together
         }
-        for arrays in watch(context.model, names, _first(state.batches(), self.samples)):
+        for arrays in watch(context.model, names, first(state.batches(), self.samples)):
             for layer in together:
                 for reader in layer.readers:
                     for rows in reader.rows(arrays[str(reader.x.name)], self.positions):
@@ -152,16 +152,6 @@ class Gptq:
             mse = error.reshape(np.shape(parameters.mse))
             state.parameters[layer.value] = replace(parameters, scale=scale.reshape(-1), mse=mse, method=self.name)
         return bool((codes != nearest).any())
-
-
-def _first(batches: Iterator[Mapping[str, Any]], samples: int) -> Iterator[Mapping[str, Any]]:
-    """Yield batches until they hold so many samples; 0: all."""
-    seen = 0
-    for batch in batches:
-        yield batch
-        seen += size_of(batch)
-        if 0 < samples <= seen:
-            return
 
 
 def _in_type(scale: np.ndarray, parameters: Parameters, layer: Layer) -> np.ndarray:

@@ -18,6 +18,7 @@ from graphopt.calibrate.solve import error_of
 from graphopt.context import Context
 from graphopt.quantization import steps
 from graphopt.quantization.fidelity import Fidelity, worst
+from graphopt.quantization.placement import Activation
 from graphopt.quantization.qdq import in_type
 from graphopt.quantization.state import State
 
@@ -66,7 +67,6 @@ class WidenRanges:
         seen = Fidelity(context.model, state.batches(), COMPARED)
         if not seen.samples:
             return False
-        solved = dict(state.parameters)
         chosen = np.zeros(len(tensors))
         best = worst(seen.of(steps.inserted(context)))
         parts = [np.arange(len(tensors))]
@@ -75,14 +75,16 @@ class WidenRanges:
             for part in parts:
                 before = best
                 for tried in self._candidates(chosen, part):
-                    _set(state, tensors, tried, solved)
+                    _set(state, tensors, tried)
                     reached = worst(seen.of(steps.inserted(context)))
                     if best is not None and (reached is None or reached > best):
                         best, chosen = reached, tried
                 if best != before:
                     gained.append(part)
             parts = [half for part in gained for half in np.array_split(part, 2) if half.size]
-        _set(state, tensors, chosen, solved)
+        _set(state, tensors, chosen)
+        for tensor in (tensor for tensor, part in zip(tensors, chosen, strict=True) if part):
+            tensor.measure(state)
         return context.record({"widened ranges": int((chosen > 0).sum())})
 
     def _candidates(self, chosen: np.ndarray, part: np.ndarray) -> Iterator[np.ndarray]:
@@ -95,35 +97,56 @@ class WidenRanges:
                 yield tried
 
 
-def _tensors(state: State) -> list[list[ir.Value]]:
+@dataclass(frozen=True)
+class _Tensor:
+    """Activations that share a scale, with what they held and the parameters that were solved for them."""
+
+    values: list[ir.Value]
+    histogram: Histogram
+    solved: list[Parameters]
+
+    def at(self, part: float, state: State) -> list[Parameters]:
+        """Return the parameters for a range so far between the solved one and the seen one."""
+        if not part:
+            return self.solved
+        return [
+            self._widened(state.placement.activations[v], p, part)
+            for v, p in zip(self.values, self.solved, strict=True)
+        ]
+
+    def _widened(self, row: Activation, solved: Parameters, part: float) -> Parameters:
+        scale, zero = float(solved.scale), float(solved.zero_point)
+        low, high = scale * (row.grid.low - zero), scale * (row.grid.high - zero)
+        low += part * min(self.histogram.minimum - low, 0.0)
+        high += part * max(self.histogram.maximum - high, 0.0)
+        wider, offset = of_range(np.array(low), np.array(high), row.grid, row.constraint)
+        found = replace(solved, scale=wider, zero_point=offset, method=f"{solved.method}, widened")
+        return in_type(found, row.value, above=row.constraint.upper is None)
+
+    def measure(self, state: State) -> None:
+        """Put the squared error of the parameters that were chosen in the place of that of the solved ones."""
+        for value in self.values:
+            found, grid = state.parameters[value], state.placement.activations[value].grid
+            mse = error_of(self.histogram, grid, found.scale.reshape(1).astype(np.float32), found.zero_point.reshape(1))
+            state.parameters[value] = replace(found, mse=mse.reshape(()))
+
+
+def _tensors(state: State) -> list[_Tensor]:
     """Return the activations in the order of the graph, those that share a scale together."""
     groups: dict[str, list[ir.Value]] = {}
     for value, row in state.placement.activations.items():
         if not row.grid.floating:
             groups.setdefault(row.share or str(value.name), []).append(value)
-    return list(groups.values())
+    return [
+        _Tensor(
+            values,
+            functools.reduce(operator.add, (state.histograms[str(value.name)] for value in values)),
+            [state.parameters[value] for value in values],
+        )
+        for values in groups.values()
+    ]
 
 
-def _set(state: State, tensors: list[list[ir.Value]], chosen: np.ndarray, solved: dict[ir.Value, Parameters]) -> None:
-    for values, part in zip(tensors, chosen, strict=True):
-        if not part:
-            state.parameters.update((value, solved[value]) for value in values)
-            continue
-        histogram = functools.reduce(operator.add, (state.histograms[str(value.name)] for value in values))
-        for value in values:
-            state.parameters[value] = _widened(state, value, solved[value], histogram, float(part))
-
-
-def _widened(state: State, value: ir.Value, solved: Parameters, histogram: Histogram, part: float) -> Parameters:
-    row = state.placement.activations[value]
-    grid, scale, zero = row.grid, float(solved.scale), float(solved.zero_point)
-    low, high = scale * (grid.low - zero), scale * (grid.high - zero)
-    low += part * min(histogram.minimum - low, 0.0)
-    high += part * max(histogram.maximum - high, 0.0)
-    wider, offset = of_range(np.array(low), np.array(high), grid, row.constraint)
-    mse = error_of(histogram, grid, wider.reshape(1), offset.reshape(1))
-    return in_type(
-        replace(solved, scale=wider, zero_point=offset, mse=mse.reshape(()), method=f"{solved.method}, widened"),
-        value,
-        above=row.constraint.upper is None,
-    )
+def _set(state: State, tensors: list[_Tensor], chosen: np.ndarray) -> None:
+    for tensor, part in zip(tensors, chosen, strict=True):
+        state.parameters.update(zip(tensor.values, tensor.at(float(part), state), strict=True))
