@@ -150,7 +150,7 @@ STANDARD_OUTPUT = Path("-")
 
 
 def results(model: Path, output: Path | None, report: Path | None, json: Path | None) -> Path | None:
-    """The file for JSON, None where it is printed. Raises for results that overwrite each other or cannot be written."""
+    """The file for JSON, None where it is printed. Results that would overwrite each other are refused."""
     file = None if json == STANDARD_OUTPUT else json
     distinct({"-o": output, "--report": report, "--json": file})
     distinct({"MODEL": model, "--report": report, "--json": file})
