@@ -28,6 +28,8 @@ _FEW = 17  # zero points that are all tried
 _JAGGED = 400_000  # numbers below which the error has valleys of its own making everywhere
 _VERY_JAGGED = 20_000  # numbers below which these are deep
 _PEAK = 0.002  # part of the numbers in one bin (those that a Clip ended) from which on it matters where that bin lies
+_PEAKS = 3
+_CLOSE = 16  # candidates that are tried with levels on the peaks
 
 Errors = Callable[[np.ndarray, np.ndarray, Grid], np.ndarray]
 
@@ -35,20 +37,34 @@ Errors = Callable[[np.ndarray, np.ndarray, Grid], np.ndarray]
 def best(d: Density, grid: Grid, constraint: Constraint, count: int) -> tuple[float, int]:
     """Return scale (in bins) and zero point of the least error, for ``count`` numbers of which some are not zero."""
     zeros = constraint.zeros(grid, d.low, d.high)
-    many = grid.levels > 256 and not grid.floating
-    rough = clipping(d).error if many else d.error
-    exact = rough if many and grid.levels > FINE else d.error
-    search = _Search(d, grid, zeros, np.ldexp(constraint.largest(grid, zeros), -d.exponent), rough)
+    smooth = zeros.size > 1 and count >= _JAGGED and 2 * d.bend.max() <= _PEAK
+    # Rounding is S^2 / 12 where levels are many, and close to it where they are not few and nothing stands out.
+    rough = not grid.floating and (grid.levels > 256 or (grid.levels == 256 and smooth))
+    errors = clipping(d).error if rough else d.error
+    exact = errors if grid.levels > FINE and not grid.floating else d.error
+    search = _Search(d, grid, zeros, np.ldexp(constraint.largest(grid, zeros), -d.exponent), errors)
     found = search.narrowed(search.spread())
-    if grid.levels <= 1024 and (zeros.size == 1 or count < _JAGGED or 2 * d.bend.max() > _PEAK):
+    if grid.levels <= 1024 and (rough or not smooth):
         if count < _VERY_JAGGED:
             scale, zero = search.nearby(found[0], 0.15, 1201, 5)
         else:
             scale, zero = search.nearby(found[0], *((0.25, 801, 0) if zeros.size == 1 else (0.08, 161, 2)))
     else:
         scale, zero = np.array([one.scale for one in found]), np.array([one.zero for one in found])
-    at = int(np.argmin(exact(scale, zero, grid)))
+    error = exact(scale, zero, grid)
+    if not grid.floating and (peaks := _peaks(d)).size:
+        close = np.argsort(error, kind="stable")[:_CLOSE]
+        scale, zero = search.on_levels(scale[close], zero[close], peaks)
+        error = exact(scale, zero, grid)
+    at = int(np.argmin(error))
     return float(scale[at]), int(zero[at])
+
+
+def _peaks(d: Density) -> np.ndarray:
+    """Return where the highest few peaks lie, in bins: the ends where numbers were clipped, or the middle of a bin."""
+    high = np.flatnonzero(2 * d.bend > _PEAK)
+    high = high[np.argsort(-d.bend[high], kind="stable")[:_PEAKS]]
+    return np.clip(d.first + high + 0.5, d.low, d.high)
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,20 @@ class _Search:
             reach = (right - left) / 8
             left, right = tried[rows, at] - reach, tried[rows, at] + reach
         return scale, zero, error
+
+    def on_levels(self, scale: np.ndarray, zero: np.ndarray, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the candidates, and each of them with a scale that puts a level exactly on a peak."""
+        low, high = self.grid.low - zero, self.grid.high - zero
+        scales, zeros = [scale], [zero]
+        for peak in peaks[peaks != 0]:
+            level = np.rint(peak / scale)
+            for near in (-1, 0, 1):
+                on = np.clip(level + near, low, high)
+                good = on * peak > 0
+                scales.append(peak / on[good])
+                zeros.append(zero[good])
+        found, every = np.concatenate(scales), np.concatenate(zeros)
+        return self.capped(found, every), every
 
     def nearby(self, one: _Candidate, reach: float, number: int, zeros: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a dense grid of scales and zero points around a candidate, itself the first."""

@@ -3,7 +3,7 @@
 The watched values become the outputs of a copy of the model (which shares its weights), and nothing else is left in it.
 onnxruntime optimizes that copy as it would for a user: the numbers to be quantized are those that are computed in
 production, and they come several times sooner. A value that is an output is computed as it stands, fused kernels before
-and behind it give the same numbers up to rounding. One thread: the same batch gives the same bits in every process.
+and behind it give the same numbers up to rounding.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from graphopt import runtime
 from graphopt.errors import ModelError, UsageError, nearest
 from graphopt.model_check import node_place
 from graphopt.rewrite.unused import remove_unused
+
+THREADS = 2
+"""Threads that run the model, on every machine: sums may depend on how many there are, and the same batch has to give
+the same bits in every process and on every worker."""
 
 
 def watch(
@@ -114,7 +118,7 @@ class Tap:
             UsageError: There is no such value, or it is not a tensor.
         """
         self.part = model if isinstance(model, Part) else extract(model, names)
-        self._session = runtime.session(self.part.model) if self.part.outputs else None
+        self._session = runtime.session(self.part.model, threads=THREADS) if self.part.outputs else None
         for out in [] if self._session is None else self._session.get_outputs():
             _require_tensor(out.name, out.type)
 

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         prepare(Path(folder), max([chosen.samples, *chosen.memory]))
         if chosen.memory:
-            memory(Path(folder), chosen.memory)
+            memory(Path(folder), chosen.memory, chosen.rounds)
         for cores in chosen.cores:
             times(Path(folder), chosen.ways, chosen.samples, chosen.batch, chosen.rounds, cores)
 
@@ -177,15 +177,31 @@ def _measured(folder: Path, way: str, samples: int, batch: int, cores: int) -> d
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def memory(folder: Path, counts: list[int]) -> None:
-    """Peak resident memory of graphopt's calibration, of batches as it cuts a file of samples."""
-    print(head(["graphopt", "samples", "peak MB", "of which before the first line", "to the first row", "seconds"]))
+def memory(folder: Path, counts: list[int], rounds: int) -> None:
+    """Peak resident memory of graphopt's calibration, of batches as it cuts a file of samples: medians."""
+    print(
+        head(
+            [
+                "graphopt",
+                "samples",
+                "peak MB",
+                "spread",
+                "of which before the first line",
+                "to the first row",
+                "seconds",
+            ]
+        )
+    )
     first = None
     for count in counts:
-        found = _measured(folder, WAYS[0], count, 0, 2)
-        first = first or found["peak"]
-        peak, imports = found["peak"] / 1e6, found["imports"] / 1e6
-        print(row(["ResNet-18", count, peak, imports, found["peak"] / first, found["seconds"]]), flush=True)
+        found = [_measured(folder, WAYS[0], count, 0, 2) for _ in range(rounds)]
+        peaks = [one["peak"] / 1e6 for one in found]
+        peak, imports, seconds = (
+            statistics.median(one[key] for one in found) for key in ("peak", "imports", "seconds")
+        )
+        first = first or peak
+        spread = f"{min(peaks):.0f} to {max(peaks):.0f}"
+        print(row(["ResNet-18", count, peak / 1e6, spread, imports / 1e6, peak / first, seconds]), flush=True)
     print()
 
 

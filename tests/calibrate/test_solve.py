@@ -51,6 +51,15 @@ def test_a_dense_grid_finds_nothing_better(shape: str, name: str) -> None:
     assert true <= 1.01 * dense(x, kind, zeros=near, scales=250)
 
 
+def test_piles_that_a_clip_leaves_lie_on_levels() -> None:
+    # No step of a search over scales is fine enough for two piles: 1.02 of the dense grid.
+    x = np.clip(np.random.default_rng(1).normal(3, 9, 401_003), -3.1, 6).astype(np.float32)
+    kind = grid("uint8")
+    found = solve(histogram(x), kind)
+    near = np.arange(-2, 3) + int(found.zero_point)
+    assert error(x, *values(found), kind) <= 1.005 * dense(x, kind, zeros=near, scales=400)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", SOME)
 def test_never_worse_than_min_max_on_the_numbers_themselves(shape: str, name: str) -> None:
