@@ -37,6 +37,8 @@ class Context:
     costs: CostModel = field(default_factory=CostModel)
     may_grow: bool = True
     """Whether folding a mask may make the model larger for the moment."""
+    runtime_operators: bool = False
+    """Whether calls of runtime operators may be inserted: the user says that their library will be there."""
     counts: Counter[str] = field(default_factory=Counter)
     warnings: list[WarningRow] = field(default_factory=list)
     sizes: dict[int, tuple[object, int]] = field(default_factory=dict)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import onnx_ir as ir
-
 from graphopt.context import Context
 from graphopt.quantization.types import opset
-from graphopt.rewrite.edit import Edit
-from graphopt.rewrite.versions import upgrade
+from graphopt.rewrite.opsets import raise_opset
 
 
 @dataclass(frozen=True)
@@ -45,28 +42,11 @@ class UpgradeOpset:
         old, new = context.opset, self.version or _wanted(context)
         if old >= new:
             return False
-        model = context.model
-        graphs = [model.graph, *(function.graph for function in model.functions.values())]
-        nodes = [node for graph in graphs for node in graph.all_nodes()]
-        reason = upgrade(nodes, old, new, None)
+        reason = raise_opset(context, new)
         if reason is not None:
             context.warn("opset-stays", f"the model stays at operator set {old}, {new} was wanted: {reason}")
             return False
-        for graph in graphs:
-            self._rewrite(context, graph, old, new)
-        for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
-            imports.pop("ai.onnx", None)
-            imports[""] = new
         return context.record({"opset": new - old})
-
-    def _rewrite(self, context: Context, graph: ir.Graph, old: int, new: int) -> None:
-        by_graph: dict[ir.Graph, list[ir.Node]] = {}
-        for node in graph.all_nodes():
-            if isinstance(node.graph, ir.Graph):
-                by_graph.setdefault(node.graph, []).append(node)
-        for each, nodes in by_graph.items():
-            with context.inside(each):
-                upgrade(nodes, old, new, Edit(context.bare(), "composed", cut_weights=True))
 
 
 def _wanted(context: Context) -> int:

@@ -1,0 +1,32 @@
+"""Which lowering each kind of work takes on a target, where runtime operators were asked for.
+
+A row names a pass with its options, as ``-p`` takes them, or says why the standard form stays. The order of the rows is
+that in which the passes run: what reads a larger pattern comes before what reads a part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """What is done with one kind of work: a pass, or nothing for a reason.
+
+    Attributes:
+        passes: A pass with its options, as ``registry.parse`` reads it; empty: the standard operators stay.
+        reason: Why they stay.
+    """
+
+    passes: str = ""
+    reason: str = ""
+
+
+LOWERINGS: Mapping[str, Mapping[str, Lowering]] = {
+    "cpu": {},
+    "cuda": {},
+    "portable": {},
+    "tensorrt": {},
+}
+"""By target and kind of work; a kind that a target's table lacks stays in standard operators."""
