@@ -14,7 +14,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 test test-long bench bench-peers: export OMP_NUM_THREADS = 1
 test test-long bench bench-peers: export MKL_NUM_THREADS = 1
 
-.PHONY: help demo test lint format test-long bench bench-peers docs build clean
+.PHONY: help demo test lint format test-long bench bench-peers ops docs build clean
 
 help:
 	@echo 'make demo       the whole story on a small model that is trained on the spot'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-long  the long random and scale tests'
 	@echo 'make bench      measurements against hand-made models (wants a quiet machine)'
 	@echo 'make bench-peers  other tools on the same models (installs them beside the project, into $(PEERS))'
+	@echo 'make ops        the native runtime operators into runtime_ops/ (CUDA=ON: with CUDA kernels)'
 	@echo 'make docs       build the documentation into site/'
 	@echo 'make build      sdist and wheel into dist/'
 	@echo 'make clean      remove what the other targets made, the environment included'
@@ -30,7 +31,7 @@ help:
 demo: $(VENV)/.ready-demo
 	$(BIN)/graphopt demo
 
-test: lint
+test: lint ops
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.ready-dev
@@ -60,8 +61,34 @@ build: $(VENV)/.ready-dev
 	$(BIN)/python -m build
 
 clean:
+	rm -f $(OPS_LIBRARY)
 	rm -rf $(VENV) $(PEERS) build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- runtime operators -----------------------------------------------------------------------------------------------
+# The tests use a library in the source folder, which is built here and anew when a source changes; the editable
+# installation brings none. CUDA kernels take minutes and their tests a GPU, so they are built when asked for.
+
+OPS_LIBRARY := runtime_ops/libgraphopt_ops.so
+OPS_SOURCES := $(shell find runtime_ops -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name CMakeLists.txt)
+CUDA        ?= OFF
+CXX_FOUND   := $(shell command -v $(CXX) || command -v c++ || command -v clang++)
+CMAKE       := $(or $(shell command -v cmake),$(BIN)/cmake)
+
+ops:
+ifeq ($(CXX_FOUND),)
+	@echo '!!! No C++ compiler was found: the native runtime operators are NOT built, and their tests are skipped. !!!'
+else
+	@$(MAKE) --no-print-directory $(OPS_LIBRARY)
+endif
+
+$(OPS_LIBRARY): $(OPS_SOURCES) | $(CMAKE)
+	@$(CMAKE) -S runtime_ops -B build/ops -DGRAPHOPT_CUDA=$(CUDA)
+	@$(CMAKE) --build build/ops -j $(JOBS)
+	@cp build/ops/libgraphopt_ops.so $@.new && mv $@.new $@ && touch $@
+
+$(BIN)/cmake: | $(VENV)/bin/python
+	@$(PIP) install -q cmake
 
 # --- environment ---------------------------------------------------------------------------------------------------
 

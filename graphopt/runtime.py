@@ -20,6 +20,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from graphopt import model as _model
+from graphopt import runtime_ops
 from graphopt.errors import DependencyError, GraphoptError, ModelError, UsageError, nearest
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -63,6 +64,14 @@ def fatal_on_empty(model: ir.Model) -> str | None:
     return None
 
 
+def calls_operators(model: ir.Model | str | os.PathLike[str]) -> bool:
+    """Return whether a model calls runtime operators; of a model file, whether it may: nobody has read it yet."""
+    if not isinstance(model, ir.Model):
+        return True  # registering is free, and reading gigabytes to find out is not
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    return any(node.domain == runtime_ops.DOMAIN for graph in graphs for node in graph.all_nodes())
+
+
 def session(
     model: ir.Model | str | os.PathLike[str],
     *,
@@ -71,6 +80,7 @@ def session(
     provider: str = "cpu",
     lean: bool = True,
     written: str | os.PathLike[str] | None = None,
+    operators: bool = True,
 ) -> onnxruntime.InferenceSession:
     """Load a model into onnxruntime.
 
@@ -81,6 +91,8 @@ def session(
         provider: ``cpu`` or ``cuda``.
         lean: Hand memory back after each run and never spin while waiting. Measurements turn it off.
         written: A file for the graph that onnxruntime makes of the model and really runs.
+        operators: Whether runtime operators take their native kernels, where the library is there, or always run as
+            the ONNX functions that define them.
 
     Returns:
         A session that is ready to run.
@@ -109,6 +121,8 @@ def session(
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if operators and calls_operators(model):
+        runtime_ops.register(options)
     if not isinstance(model, ir.Model):
         path = Path(model)
         if not path.is_file():

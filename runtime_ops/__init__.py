@@ -9,15 +9,18 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from graphopt.runtime_ops.operator import DOMAIN, VERSION, Operator
 
-__all__ = ["DOMAIN", "VERSION", "Operator", "cpu_features", "library", "operators", "register"]
+__all__ = ["DOMAIN", "VERSION", "Operator", "cpu_features", "library", "limit_cpu", "operators", "register"]
 
 _HERE = Path(__file__).parent
 _REGISTERED = "graphopt.registered"
+_CHOSEN = "GRAPHOPT_OPS_LIBRARY"
 
 
 @functools.cache
@@ -31,19 +34,23 @@ def operators() -> dict[str, Operator]:
     return {one.name: one for one in found}
 
 
-@functools.cache
 def library() -> Path | None:
-    """Return the native library; None where it was not built (no compiler when graphopt was installed)."""
-    for folder in [*importlib.import_module("graphopt.runtime_ops").__path__, str(_HERE)]:
-        for path in sorted(Path(folder).glob("libgraphopt_ops.*")):
-            return path
-    return None
+    """Return the native library; None where it was not built (no compiler when graphopt was installed).
+
+    The environment variable ``GRAPHOPT_OPS_LIBRARY`` names another one; set to nothing, it means that there is none.
+    Beside that, a library that was built into the sources (``make ops``) comes before the installed one.
+    """
+    chosen = os.environ.get(_CHOSEN)
+    if chosen is not None:
+        return Path(chosen) if Path(chosen).is_file() else None
+    return _installed()
 
 
 def register(session_options: Any) -> bool:
     """Let sessions with these options use the native kernels; return whether the library is there.
 
-    Safe to call twice. Without the library nothing happens: the operators run as ONNX functions.
+    Safe to call twice. Without the library nothing happens: the operators run as ONNX functions. So they do, with a
+    warning, where the library is there but cannot be loaded.
 
     Args:
         session_options: An ``onnxruntime.SessionOptions``.
@@ -54,16 +61,48 @@ def register(session_options: Any) -> bool:
     try:
         session_options.get_session_config_entry(_REGISTERED)  # raises where there is none
     except RuntimeError:
-        session_options.register_custom_ops_library(str(path))
+        try:
+            session_options.register_custom_ops_library(str(path))
+        except Exception as error:
+            warnings.warn(f"runtime operators run as ONNX functions: {path} does not load ({error})", stacklevel=2)
+            return False
         session_options.add_session_config_entry(_REGISTERED, "1")
     return True
 
 
 def cpu_features() -> str | None:
     """Return the newest instructions that kernels use here; None without the library."""
+    return _said("graphopt_cpu")
+
+
+def limit_cpu(level: str) -> str | None:
+    """Let kernels that are made from now on use no newer instructions than a level; return the level in force.
+
+    For tests: every path runs on a machine that has the newest. The environment variable ``GRAPHOPT_CPU`` does the same
+    for a whole process. None without the library.
+
+    Args:
+        level: ``portable``, ``avx2``, ``avx512`` or ``avx512_vnni``; nothing takes the limit away.
+    """
+    return _said("graphopt_limit_cpu", level.encode())
+
+
+@functools.cache
+def _installed() -> Path | None:
+    for folder in [str(_HERE), *importlib.import_module("graphopt.runtime_ops").__path__]:
+        for path in sorted(Path(folder).glob("libgraphopt_ops.*")):
+            return path
+    return None
+
+
+def _said(function: str, *arguments: bytes) -> str | None:
+    """What a function of the library that returns text says."""
     path = library()
     if path is None:
         return None
-    ask = ctypes.CDLL(str(path)).graphopt_cpu
+    try:
+        ask = ctypes.CDLL(str(path))[function]
+    except (OSError, AttributeError):
+        return None
     ask.restype = ctypes.c_char_p
-    return ask().decode()
+    return ask(*arguments).decode()

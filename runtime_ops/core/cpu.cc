@@ -1,5 +1,6 @@
 #include "cpu.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
@@ -21,9 +22,8 @@ Cpu detected() {
 #endif
 }
 
-Cpu allowed() {
+Cpu allowed(const char* wanted) {
   const Cpu most = detected();
-  const char* wanted = std::getenv("GRAPHOPT_CPU");
   if (wanted == nullptr) return most;
   for (Cpu level : {Cpu::kPortable, Cpu::kAvx2, Cpu::kAvx512, Cpu::kAvx512Vnni}) {
     if (std::strcmp(wanted, name(level)) == 0) return level < most ? level : most;
@@ -31,12 +31,14 @@ Cpu allowed() {
   return most;
 }
 
+std::atomic<Cpu>& level() {
+  static std::atomic<Cpu> now{allowed(std::getenv("GRAPHOPT_CPU"))};
+  return now;
+}
+
 }  // namespace
 
-Cpu cpu() {
-  static const Cpu level = allowed();
-  return level;
-}
+Cpu cpu() { return level().load(std::memory_order_relaxed); }
 
 const char* name(Cpu level) {
   switch (level) {
@@ -56,4 +58,10 @@ const char* name(Cpu level) {
 // For `graphopt ops`.
 extern "C" __attribute__((visibility("default"))) const char* graphopt_cpu() {
   return graphopt::name(graphopt::cpu());
+}
+
+// For tests: limits what kernels that are made from now on may use, so that one process tests every path.
+extern "C" __attribute__((visibility("default"))) const char* graphopt_limit_cpu(const char* wanted) {
+  graphopt::level() = graphopt::allowed(wanted != nullptr && *wanted ? wanted : std::getenv("GRAPHOPT_CPU"));
+  return graphopt_cpu();
 }

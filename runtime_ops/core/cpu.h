@@ -12,6 +12,7 @@ enum class Cpu {
   kAvx512Vnni = 3,  // and VNNI, VPOPCNTDQ
 };
 
+// Ask when a kernel is made or runs, and keep no answer in a static: tests change it (graphopt_limit_cpu).
 Cpu cpu();
 const char* name(Cpu level);
 
