@@ -127,6 +127,15 @@ def command(
             rich_help_panel=_RECOVERY,
         ),
     ] = "mse",
+    percent: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="With --method percentile: this part of the numbers is not clipped, in percent (default: 99.99).",
+            show_default=False,
+            rich_help_panel=_RECOVERY,
+        ),
+    ] = None,
     recover: Annotated[
         str | None,
         typer.Option(
@@ -251,6 +260,10 @@ def command(
     """
     options.one_of(target, TARGETS, "--target")
     options.one_of(method, METHODS, "--method")
+    if percent is not None and method != "percentile":
+        raise UsageError(
+            f"a part of the numbers for percentile, not {method}", where="--percent", help="add --method percentile"
+        )
     shapes = options.read_shapes(shape)
     quantizing.complete(output, data, random_data, activations, target, dry_run)
     quantizing.pairs(workers, ray, target_accuracy, evaluate, data, random_data)
@@ -259,6 +272,7 @@ def command(
         if path is not None:
             options.folder(path, option)
 
+    from graphopt.calibrate.percentile import USUAL
     from graphopt.quantization.pipeline import quantize
     from graphopt.report import html, table_quantized
     from graphopt.report import json as report_json
@@ -271,6 +285,7 @@ def command(
             weights=weights,
             activations=activations,
             method=method,  # type: ignore[arg-type]
+            percent=USUAL if percent is None else percent,
             levels=levels,
             per_channel=per_channel,
             block=block,

@@ -32,6 +32,7 @@ def described(context: Context) -> QuantizeReport:
     """Return the report of a quantization: tensors, operators, and the worst tensors with their histograms."""
     state = _state(context)
     report = QuantizeReport(tensors=tensor_rows(context), nodes=node_rows(state.placement), method=state.request.method)
+    report.batches = state.calibrated
     report.weights = _types(row.dtype for row in report.tensors if row.kind == "weight")
     report.activations = _types(row.dtype for row in report.tensors if row.kind == "activation")
     report.integer_nodes, report.float_nodes = len(state.placement.nodes), len(state.placement.kept)

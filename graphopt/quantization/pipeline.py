@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from graphopt import __version__, registry, rounds
 from graphopt import model as models
+from graphopt.calibrate.percentile import USUAL
 from graphopt.calibrate.solve import Method
 from graphopt.context import Context
 from graphopt.errors import ModelError, VerificationError
@@ -50,6 +51,7 @@ def quantize(
     weights: str | None = None,
     activations: str | None = None,
     method: Method = "mse",
+    percent: float = USUAL,
     levels: int | None = None,
     per_channel: bool = True,
     block: int = 32,
@@ -82,6 +84,7 @@ def quantize(
         weights: Type of weights; by default that of the target.
         activations: Type of activations; ``none`` for weight-only, which needs no data.
         method: ``mse``, ``minmax``, ``percentile`` or ``entropy``.
+        percent: With ``percentile``: this part of the numbers is not clipped, in percent.
         levels: Number of levels instead of a whole type.
         per_channel: A scale for each output channel of a weight.
         block: Weight-only: so many inputs share a scale.
@@ -112,9 +115,10 @@ def quantize(
     """
     request = requested(
         {
-            "target": target, "weights": weights, "activations": activations, "method": method, "levels": levels,
-            "per_channel": per_channel, "block": block, "exclude": exclude, "everything": everything,
-            "recover": recover, "target_sqnr": target_sqnr, "target_accuracy": target_accuracy, "evaluate": evaluate,
+            "target": target, "weights": weights, "activations": activations, "method": method,
+            "percent": percent, "levels": levels, "per_channel": per_channel, "block": block, "exclude": exclude,
+            "everything": everything, "recover": recover,
+            "target_sqnr": target_sqnr, "target_accuracy": target_accuracy, "evaluate": evaluate,
             "workers": workers, "ray": ray, "resume": None if resume is None else os.fspath(resume),
             "samples": samples, "seed": seed, "random_data": random_data,
         }

@@ -9,6 +9,7 @@ from typing import Any
 
 from graphopt import datafiles
 from graphopt.calibrate.grid import GRIDS, grid
+from graphopt.calibrate.percentile import USUAL
 from graphopt.calibrate.solve import METHODS, Method
 from graphopt.errors import UsageError, about, nearest
 from graphopt.quantization.tables import TABLES
@@ -29,6 +30,7 @@ class Request:
         weights: Type of weights, a name of ``calibrate.grid``; None: by target.
         activations: Type of activations; ``none`` for weight-only; None: by target.
         method: How scales are found.
+        percent: With ``percentile``: this part of the numbers is not clipped, in percent.
         levels: Number of levels instead of a type's own, for weights and activations; None: all.
         per_channel: Weights have a scale for each output channel.
         block: Weight-only: so many inputs share a scale.
@@ -50,6 +52,7 @@ class Request:
     weights: str | None = None
     activations: str | None = None
     method: Method = "mse"
+    percent: float = USUAL
     levels: int | None = None
     per_channel: bool = True
     block: int = 32
@@ -72,6 +75,8 @@ class Request:
                 one_of(name, getattr(self, name), words)
         _known("weights", self.weights)
         _known("activations", self.activations, WEIGHT_ONLY)
+        if not 0 < self.percent <= 100:
+            raise UsageError(f"{self.percent} percent", where="percent", help="above 0, up to 100")
         if self.levels is not None and not 2 <= self.levels <= 65536:
             raise UsageError(f"{self.levels} levels", where="levels", help="from 2 to 65536")
         for name, least in (("block", 1), ("workers", 1), ("samples", 1)):

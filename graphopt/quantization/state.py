@@ -59,5 +59,7 @@ class State:
     asked: dict[ir.Value, object] = field(default_factory=dict)
     calibrations: int = 0
     """How often data was collected."""
+    calibrated: int = 0
+    """How many batches it was collected from."""
     corrections: dict[ir.Node, np.ndarray] = field(default_factory=dict)
     codes: dict[ir.Value, np.ndarray] = field(default_factory=dict)

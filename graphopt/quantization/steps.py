@@ -216,12 +216,18 @@ def calibrate(context: Context, progress: Progress | None = None) -> None:
     if not names:
         return
     request = state.request
+
+    def count(what: str, done: int, total: int) -> None:
+        state.calibrated = max(state.calibrated, done)
+        if progress is not None:
+            progress(what, done, total)
+
     state.histograms.update(
         collect(
             context.model,
             names,
             state.batches(),
-            progress=progress,
+            progress=count,
             workers=request.workers,
             ray=request.ray,
             total=state.total,
@@ -268,7 +274,7 @@ def find_parameters(context: Context) -> None:
         names = tuple(shared[row.share or str(value.name)])
         if _asked_anew(state, value, (row.grid, row.constraint, names)):
             seen = functools.reduce(operator.add, (state.histograms[name] for name in names))
-            solution = solve(seen, row.grid, row.constraint, method=request.method)
+            solution = solve(seen, row.grid, row.constraint, method=request.method, percent=request.percent)
             found[value] = in_type(solution, value, above=row.constraint.upper is None)
     for value, row in placement.weights.items():
         if _asked_anew(state, value, (row.grid, row.constraint, row.axis)):
@@ -293,7 +299,7 @@ def of_weight(array: np.ndarray, row: Weight, request: Request) -> Parameters:
     rows = (
         array.reshape(1, -1) if row.axis is None else np.moveaxis(array, row.axis, 0).reshape(array.shape[row.axis], -1)
     )
-    found = solve_rows(rows, row.grid, row.constraint, method=request.method)
+    found = solve_rows(rows, row.grid, row.constraint, method=request.method, percent=request.percent)
     if row.axis is not None:
         return found
     first = {name: getattr(found, name)[0] for name in ("scale", "zero_point", "mse", "power")}

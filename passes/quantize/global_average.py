@@ -33,7 +33,9 @@ class GlobalAverage:
     stage: ClassVar[str] = "prepare"
 
     def run(self, context: Context) -> bool:
-        """Run on every graph."""
+        """Run on every graph, where activations are quantized."""
+        if context.quantization is not None and context.quantization.request.weight_only:
+            return False
         return context.everywhere(lambda: self._run(context))
 
     def _run(self, context: Context) -> bool:

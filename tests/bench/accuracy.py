@@ -8,7 +8,8 @@ where they are installed (``quantizers.py``).
 
 int8 may lose 0.1 point against float, 4-bit weights 1 point, and no calibrator may have a better SQNR or accuracy than
 graphopt's int8. A point of accuracy is one of 100; fewer images than make a difference of 0.1 point tell nothing about
-it (360 digits: 0.28), so one image is always allowed. The exit status is 1 if a bound is violated.
+it (360 digits: 0.28), so one image is always allowed. "by chance" is how likely two models that are equally good differ
+by so many of these images (McNemar's exact test). The exit status is 1 if a bound is violated.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import contextlib
 import io
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -24,6 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +82,22 @@ class Line:
     """One row of the table."""
 
     name: str
-    right: int
-    images: int
+    right: np.ndarray
+    """For each image whether the answer is right."""
     decibels: float
     seconds: float
 
     @property
     def points(self) -> float:
         """Accuracy in points of 100."""
-        return 100 * self.right / self.images
+        return 100 * float(self.right.mean())
+
+    def chance(self, other: Line) -> float:
+        """How likely chance alone lets two that are equally good differ by so many images: McNemar's exact test."""
+        more, less = int((self.right & ~other.right).sum()), int((other.right & ~self.right).sum())
+        both = more + less
+        tail = sum(math.comb(both, k) for k in range(min(more, less) + 1)) * 2
+        return min(1.0, float(Fraction(tail, 2**both)))
 
 
 Way = Callable[[Subject, Path], Any]
@@ -101,10 +111,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--images", type=int, default=10_000, help="CIFAR-10 test images to judge by")
     parser.add_argument("--calibrate", type=int, default=256, help="training images to calibrate with")
     parser.add_argument("--more", action="store_true", help="other settings of graphopt, too")
+    parser.add_argument("--peers", metavar="PYTHON", help="interpreter of an environment with other tools")
     chosen = parser.parse_args(arguments)
     bad: list[str] = []
     for subject in subjects(chosen.nets, chosen.images, chosen.calibrate):
-        lines = measured(subject, ways(chosen.more))
+        lines = measured(subject, ways(chosen.more, chosen.peers))
         bad += [f"{subject.name}: {what}" for what in violations(lines)]
     print("\n" + ("every bound holds" if not bad else "violated: " + "; ".join(bad)))
     return bool(bad)
@@ -113,12 +124,12 @@ def main(arguments: list[str]) -> int:
 def measured(subject: Subject, by: dict[str, Way]) -> list[Line]:
     """Print one table, and return its rows."""
     print(f"\n{subject.name}, {subject.images} images\n")
-    print(head(["quantized by", "accuracy", "of float", "SQNR dB", "seconds"]))
-    right = sum(
-        int((y.argmax(1) == labels).sum()) for y, (_, labels) in zip(subject.exact, subject.judged, strict=True)
+    print(head(["quantized by", "accuracy", "of float", "by chance", "SQNR dB", "seconds"]))
+    right = np.concatenate(
+        [y.argmax(1) == labels for y, (_, labels) in zip(subject.exact, subject.judged, strict=True)]
     )
-    lines = [Line("float", right, subject.images, np.inf, 0.0)]
-    print(row(["float", f"{lines[0].points:.2f}", "", "", ""]), flush=True)
+    lines = [Line("float", right, np.inf, 0.0)]
+    print(row(["float", f"{lines[0].points:.2f}", "", "", "", ""]), flush=True)
     for name, way in by.items():
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -128,11 +139,12 @@ def measured(subject: Subject, by: dict[str, Way]) -> list[Line]:
                 seconds = time.perf_counter() - start
                 line = judged(subject, name, result, seconds)
             except Exception as error:  # a calibrator that fails is a row of the table
-                print(row([name, f"{type(error).__name__}: {error}".splitlines()[0][:60], "", "", ""]), flush=True)
+                print(row([name, f"{type(error).__name__}: {error}".splitlines()[0][:60], "", "", "", ""]), flush=True)
                 continue
         lines.append(line)
         change = line.points - lines[0].points
-        print(row([name, f"{line.points:.2f}", f"{change:+.2f}", f"{line.decibels:.2f}", seconds]), flush=True)
+        chance = f"{line.chance(lines[0]):.2f}"
+        print(row([name, f"{line.points:.2f}", f"{change:+.2f}", chance, f"{line.decibels:.2f}", seconds]), flush=True)
     return lines
 
 
@@ -142,15 +154,15 @@ def judged(subject: Subject, name: str, result: Any, seconds: float) -> Line:
         session = runtime.session(result)
     else:
         session = onnxruntime.InferenceSession(str(result), providers=["CPUExecutionProvider"])
-    right, signal, noise = 0, 0.0, 0.0
+    right, signal, noise = [], 0.0, 0.0
     for (images, labels), expected in zip(subject.judged, subject.exact, strict=True):
         (found,) = session.run(None, {subject.input: images})
         found = np.asarray(found, np.float64)
-        right += int((found.argmax(1) == labels).sum())
+        right.append(found.argmax(1) == labels)
         signal += float(np.square(expected, dtype=np.float64).sum())
         noise += float(np.square(found - expected).sum())
     decibels = 10 * np.log10(signal / noise) if noise else np.inf
-    return Line(name, right, subject.images, decibels, seconds)
+    return Line(name, np.concatenate(right), decibels, seconds)
 
 
 def violations(lines: list[Line]) -> list[str]:
@@ -161,22 +173,23 @@ def violations(lines: list[Line]) -> list[str]:
     for line, most in ((ours, INT8_LOSS), (few, INT4_LOSS)):
         if line is None:
             bad.append("graphopt fails")
-        elif exact.right - line.right > max(1, most / 100 * exact.images):
+        elif int(exact.right.sum()) - int(line.right.sum()) > max(1, most / 100 * exact.right.size):
             bad.append(f"{line.name} loses {exact.points - line.points:.2f} points")
     for line in lines:
         if ours is None or line.name.startswith(("graphopt", "float")):
             continue
         if line.decibels > ours.decibels:
             bad.append(f"{line.name} has {line.decibels - ours.decibels:.2f} dB more")
-        if line.right > ours.right + 1:
-            bad.append(f"{line.name} has {line.points - ours.points:.2f} points more")
+        if int(line.right.sum()) > int(ours.right.sum()) + 1:
+            likely = f"chance does as much in {line.chance(ours):.0%} of cases"
+            bad.append(f"{line.name} has {line.points - ours.points:.2f} points more ({likely})")
     return bad
 
 
 # --- ways to quantize ------------------------------------------------------------------------------------------------
 
 
-def ways(more: bool) -> dict[str, Way]:
+def ways(more: bool, peers: str | None) -> dict[str, Way]:
     """Return the ways by name; those of ``more`` are for finding out what helps."""
     found: dict[str, Way] = {
         "graphopt int8": ours(),
@@ -192,7 +205,7 @@ def ways(more: bool) -> dict[str, Way]:
             "graphopt 4 bits, gptq": ours(weights="levels16", recover="gptq,bias-correction"),
         }
     found |= {f"onnxruntime {name}": onnxruntimes(name) for name in CALIBRATORS}
-    return found | {name: another(tool) for name, tool in quantizers.installed().items()}
+    return found | {tool: another(tool, peers) for tool in (quantizers.installed(peers) if peers else [])}
 
 
 def ours(**options: Any) -> Way:
@@ -232,13 +245,13 @@ def onnxruntimes(calibrator: str) -> Way:
     return way
 
 
-def another(tool: quantizers.Quantizer) -> Way:
-    """Another tool."""
+def another(tool: str, python: str) -> Way:
+    """Another tool, in an environment of its own."""
 
     def way(subject: Subject, folder: Path) -> Path:
         before = folder / "float.onnx"
         models.save(subject.model, before)
-        return tool(before, subject.input, subject.calibration, folder)
+        return quantizers.quantized(python, tool, before, [{subject.input: images} for images in subject.calibration])
 
     return way
 

@@ -374,6 +374,8 @@ WRONG = [
     (["--activations", "unit8"], "'unit8'", "--activations", "did you mean 'uint8'?"),
     (["--activations", "nnone"], "'nnone'", "--activations", "did you mean 'none'?"),
     (["--levels", "1"], "--levels", "graphopt quantize", "--help"),
+    (["--percent", "99"], "not mse", "--percent", "--method percentile"),
+    (["--method", "percentile", "--percent", "0"], "percent", "--percent", "up to 100"),
     (["--exclude", "frist"], "'frist'", "--exclude", "did you mean 'first'?"),
     (["--exclude", "nothing*"], "'nothing*'", "--exclude", "--dry-run"),
     (["--recover", "bias-corection"], "'bias-corection'", "--recover", "bias-correction"),

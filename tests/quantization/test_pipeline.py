@@ -78,6 +78,21 @@ def test_the_file_and_the_report(tmp_path: Path) -> None:
     assert list((tmp_path / "plots").glob("*.svg"))
 
 
+def test_batches_are_counted() -> None:
+    found = quantize(cnn()).report.quantize
+    assert found is not None and found.batches == len(DATA) == 3
+    assert (less := quantize(cnn(), DATA[:1]).report.quantize) is not None and less.batches == 1
+
+
+def test_a_smaller_percentage_clips_more() -> None:
+    def largest(percent: float) -> float:
+        found = quantize(cnn(), method="percentile", percent=percent, recover="none").report.quantize
+        assert found is not None
+        return max(float(np.max(np.asarray(row.scale, np.float64))) for row in found.tensors if row.kind == "activation")
+
+    assert largest(90) < largest(99.9) <= largest(100)
+
+
 def test_the_same_twice() -> None:
     first, again = quantize(cnn()), quantize(cnn())
     assert models.serialize(first.model) == models.serialize(again.model)
@@ -396,7 +411,9 @@ def test_passes_that_recover_nothing(two_passes: None, text: str, said: str) -> 
     ("options", "said"),
     [({"target": "gpu"}, "unknown target"), ({"method": "mean"}, "unknown method"), ({"weights": "int9"}, "int9"),
      ({"weights": "none"}, "none"), ({"levels": 1}, "levels"), ({"workers": 0}, "workers"),
-     ({"samples": 0}, "samples"), ({"block": 0}, "block"), ({"target_accuracy": 0.9}, "nothing that tells it"),
+     ({"samples": 0}, "samples"),
+     ({"percent": 0}, "percent"), ({"percent": 100.5}, "percent"),
+     ({"block": 0}, "block"), ({"target_accuracy": 0.9}, "nothing that tells it"),
      ({"evaluate": "no.such:thing"}, "cannot import"), ({"evaluate": "graphopt:__version__"}, "must be a function"),
      ({"exlude": ()}, "did you mean 'exclude'")],
 )  # fmt: skip
