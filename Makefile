@@ -11,10 +11,11 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 # One thread a process: the tests run in $(JOBS) processes, and timings should not depend on the number of cores.
-test test-long bench bench-peers: export OMP_NUM_THREADS = 1
-test test-long bench bench-peers: export MKL_NUM_THREADS = 1
+test test-long test-ops-sanitized bench bench-peers bench-ops: export OMP_NUM_THREADS = 1
+test test-long test-ops-sanitized bench bench-peers bench-ops: export MKL_NUM_THREADS = 1
 
-.PHONY: help demo test lint format test-long bench bench-peers ops docs build clean
+.PHONY: help demo test lint format test-long bench bench-peers docs build clean
+.PHONY: ops build-cuda test-ops-sanitized bench-ops gpu-check
 
 help:
 	@echo 'make demo       the whole story on a small model that is trained on the spot'
@@ -24,6 +25,10 @@ help:
 	@echo 'make bench      measurements against hand-made models (wants a quiet machine)'
 	@echo 'make bench-peers  other tools on the same models (installs them beside the project, into $(PEERS))'
 	@echo 'make ops        the native runtime operators into runtime_ops/ (CUDA=ON: with CUDA kernels)'
+	@echo 'make build-cuda them with CUDA kernels for every architecture, into build/cuda (needs nvcc, no GPU)'
+	@echo 'make test-ops-sanitized  their tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer'
+	@echo 'make bench-ops  how fast they are on this processor (wants a quiet machine)'
+	@echo 'make gpu-check  whether they run on this GPU, and how fast (onnxruntime-gpu: GPU_PYTHON=, GPU_PYTHONPATH=)'
 	@echo 'make docs       build the documentation into site/'
 	@echo 'make build      sdist and wheel into dist/'
 	@echo 'make clean      remove what the other targets made, the environment included'
@@ -87,6 +92,43 @@ $(OPS_LIBRARY): $(OPS_SOURCES) | $(CMAKE)
 	@$(CMAKE) --build build/ops -j $(JOBS)
 	@cp build/ops/libgraphopt_ops.so $@.new && mv $@.new $@ && touch $@
 
+# Machine code for every architecture, warnings as errors; it loads and registers where there is no driver.
+build-cuda: $(VENV)/.ready-dev | $(CMAKE)
+	@$(CMAKE) -S runtime_ops -B build/cuda -DGRAPHOPT_CUDA=ON -DGRAPHOPT_WERROR=ON
+	@$(CMAKE) --build build/cuda -j $(JOBS)
+	GRAPHOPT_OPS_LIBRARY=$(CURDIR)/build/cuda/libgraphopt_ops.so $(BIN)/python -m pytest -q tests/runtime_ops/test_register.py
+
+# Python is not built with sanitizers, so their libraries are loaded before it. Leaks are Python's and not looked for.
+# ThreadSanitizer wants addresses where it expects them (setarch -R), two threads, and shapes of any size shared out.
+PRELOAD   = $(shell $(CXX) -print-file-name=lib$(1).so) $(shell $(CXX) -print-file-name=libstdc++.so)
+SANITIZED = tests/runtime_ops --ignore tests/runtime_ops/test_install.py -p no:cacheprovider --timeout 1800
+SETARCH  := $(shell command -v setarch >/dev/null && setarch -R true 2>/dev/null && echo setarch -R)
+
+test-ops-sanitized: $(VENV)/.ready-dev | $(CMAKE)
+	@$(CMAKE) -S runtime_ops -B build/address -DGRAPHOPT_CUDA=OFF -DGRAPHOPT_SANITIZE=address,undefined
+	@$(CMAKE) --build build/address -j $(JOBS)
+	LD_PRELOAD="$(call PRELOAD,asan)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  GRAPHOPT_OPS_LIBRARY=$(CURDIR)/build/address/libgraphopt_ops.so $(BIN)/python -m pytest -q $(SANITIZED)
+	@$(CMAKE) -S runtime_ops -B build/thread -DGRAPHOPT_CUDA=OFF -DGRAPHOPT_SANITIZE=thread
+	@$(CMAKE) --build build/thread -j $(JOBS)
+	LD_PRELOAD="$(call PRELOAD,tsan)" TSAN_OPTIONS=halt_on_error=1:exitcode=66:ignore_noninstrumented_modules=1 \
+	  GRAPHOPT_TEST_THREADS=2 GRAPHOPT_OPS_LIBRARY=$(CURDIR)/build/thread/libgraphopt_ops.so \
+	  $(SETARCH) $(BIN)/python -m pytest -q $(SANITIZED)
+
+bench-ops: $(VENV)/.ready-dev ops
+	$(BIN)/python -m tests.bench.ops
+
+# On a machine with a GPU: GPU_PYTHON has torch, onnx and onnx_ir, GPU_PYTHONPATH holds an unpacked onnxruntime-gpu.
+GPU_PYTHON     ?= python3
+GPU_PYTHONPATH ?=
+GPU_OUT        ?= build/gpu-check.md
+
+gpu-check:
+	@cmake -S runtime_ops -B build/gpu -DGRAPHOPT_CUDA=ON $(if $(GPU_ARCH),-DCMAKE_CUDA_ARCHITECTURES=$(GPU_ARCH))
+	@cmake --build build/gpu -j $(shell nproc 2>/dev/null || echo 2)
+	PYTHONPATH="$(GPU_PYTHONPATH):." GRAPHOPT_OPS_LIBRARY=$(CURDIR)/build/gpu/libgraphopt_ops.so \
+	  $(GPU_PYTHON) -m tests.bench.ops.gpu --write $(GPU_OUT) $(GPU_ARGS)
+
 $(BIN)/cmake: | $(VENV)/bin/python
 	@$(PIP) install -q cmake
 
@@ -115,12 +157,12 @@ $(VENV)/.ready-torch: | $(VENV)/bin/python
 
 $(VENV)/.ready-demo: pyproject.toml $(VENV)/.ready-torch
 	@echo "graphopt and what the demo needs"
-	@$(PIP) install -q -e '.[train,export]'
+	@$(PIP) install -q -e '.[train,export]' -C wheel.cmake=false
 	@touch $@
 
 $(VENV)/.ready-dev: pyproject.toml $(VENV)/.ready-torch
 	@echo "graphopt and what its tests need"
-	@$(PIP) install -q -e '.[dev,train,export]'
+	@$(PIP) install -q -e '.[dev,train,export]' -C wheel.cmake=false
 	@touch $@ $(VENV)/.ready-demo
 
 $(VENV)/.ready-docs: pyproject.toml | $(VENV)/bin/python

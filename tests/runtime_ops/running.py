@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from onnx import helper, numpy_helper
 from graphopt import runtime, runtime_ops
 
 LEVELS = ("portable", "avx2", "avx512", "avx512_vnni")
+
+THREADS = int(os.environ.get("GRAPHOPT_TEST_THREADS", "1"))
+"""Of a session, where a test does not say: the run with ThreadSanitizer wants two."""
 
 OPSET = 18
 """Of the models here: the lowest that every definition can be written in."""
@@ -81,7 +85,7 @@ def ops_model(
 
 
 def open_session(
-    model: ir.Model | onnx.ModelProto | str, library: bool = True, threads: int = 1, **options: Any
+    model: ir.Model | onnx.ModelProto | str, library: bool = True, threads: int = THREADS, **options: Any
 ) -> onnxruntime.InferenceSession:
     """Return a session of a model with the native kernels, or with the functions alone; skips without the library."""
     if library:
@@ -91,7 +95,7 @@ def open_session(
 
 
 def run(
-    model: ir.Model | onnx.ModelProto, feeds: Mapping[str, np.ndarray], *, library: bool = True, threads: int = 1
+    model: ir.Model | onnx.ModelProto, feeds: Mapping[str, np.ndarray], *, library: bool = True, threads: int = THREADS
 ) -> list[np.ndarray]:
     """Run a model once. Types that numpy lacks (bfloat16) are those of ml_dtypes."""
     session = open_session(model, library, threads)
@@ -108,7 +112,7 @@ def agree(
     rtol: float = 0,
     atol: float = 0,
     function: bool = True,
-    threads: int = 1,
+    threads: int = THREADS,
     **of_model: Any,
 ) -> list[np.ndarray]:
     """Assert that kernel = function = numpy reference, bit by bit unless a tolerance is given; return the kernel's.
