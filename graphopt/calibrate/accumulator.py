@@ -50,7 +50,8 @@ class Accumulator:
             if not x.size:
                 return nans, infinities
             low, high = float(x.min()), float(x.max())
-        self._low, self._high = min(self._low, low), max(self._high, high)
+        # Adding zero makes -0.0 the same number as 0.0, whichever of them came first.
+        self._low, self._high = min(self._low, low) + 0.0, max(self._high, high) + 0.0
         self._fit(exponent_of(self._low, self._high))
         self._count(x)
         return nans, infinities
