@@ -16,7 +16,7 @@ from typing import Any
 
 from graphopt.runtime_ops.operator import DOMAIN, VERSION, Operator
 
-__all__ = ["DOMAIN", "VERSION", "Operator", "cpu_features", "library", "limit_cpu", "operators", "register"]
+__all__ = ["DOMAIN", "VERSION", "Operator", "cpu_features", "kernels", "library", "limit_cpu", "operators", "register"]
 
 _HERE = Path(__file__).parent
 _REGISTERED = "graphopt.registered"
@@ -73,6 +73,15 @@ def register(session_options: Any) -> bool:
 def cpu_features() -> str | None:
     """Return the newest instructions that kernels use here; None without the library."""
     return _said("graphopt_cpu")
+
+
+def kernels() -> list[tuple[str, str, str]]:
+    """Return operator, provider (``cpu``, ``cuda``) and types of each native kernel; nothing without the library.
+
+    Types are those of the inputs, joined by commas.
+    """
+    said = _said("graphopt_kernels") or ""
+    return [(name, provider, types) for name, provider, types in (line.split() for line in said.splitlines())]
 
 
 def limit_cpu(level: str) -> str | None:

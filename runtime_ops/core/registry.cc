@@ -353,6 +353,34 @@ Register::Register(Operator op) {
 
 }  // namespace graphopt
 
+// For `graphopt ops`: a line a kernel, with its name, its provider and the types of its inputs.
+extern "C" __attribute__((visibility("default"))) const char* graphopt_kernels() {
+  static const std::string all = [] {
+    const auto name = [](OrtElementType type) -> std::string {
+      switch (type) {
+        case kFloat: return "float32";
+        case kUint8: return "uint8";
+        case kInt8: return "int8";
+        case kInt32: return "int32";
+        case kInt64: return "int64";
+        case kBool: return "bool";
+        case kFloat16: return "float16";
+        case kDouble: return "float64";
+        case kBfloat16: return "bfloat16";
+        default: return "type" + std::to_string(type);
+      }
+    };
+    std::string text;
+    for (const auto& one : graphopt::registered()) {
+      text += std::string(one.op.name) + (one.op.provider == std::string(graphopt::kCuda) ? " cuda " : " cpu ");
+      for (size_t i = 0; i < one.op.inputs.size(); ++i) text += (i ? "," : "") + name(one.op.inputs[i].type);
+      text += "\n";
+    }
+    return text;
+  }();
+  return all.c_str();
+}
+
 // The entry point that onnxruntime looks for. The domain lives as long as the process: sessions refer to it.
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
                                                                              const OrtApiBase* base) {

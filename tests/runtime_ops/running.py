@@ -100,7 +100,7 @@ def run(
     """Run a model once. Types that numpy lacks (bfloat16) are those of ml_dtypes."""
     session = open_session(model, library, threads)
     wanted = {value.name for value in session.get_inputs()}
-    return runtime.run(session, {name: array for name, array in feeds.items() if name in wanted})
+    return runtime.run(session, {name: np.asarray(array) for name, array in feeds.items() if name in wanted})
 
 
 def agree(
