@@ -1,9 +1,9 @@
 """Weights that are mostly zeros, in compact form: the nonzero numbers and the gaps between them.
 
-``weight.flat[gaps[0] + ... + gaps[i]] = values[i]``, zero elsewhere. Gaps are bytes: at 95 % zeros one is 20 on average.
-A longer one is bridged by zeros in ``values`` at a distance of 255. A weight at sparsity ``s`` takes about ``5 (1 - s)``
-bytes a number instead of 4: 16 times less at 95 %. Standard operators rebuild it (Cast, CumSum, ScatterElements,
-Reshape), and onnxruntime does so once, when a model is loaded.
+``weight.flat[gaps[0] + ... + gaps[i]] = values[i]``, zero elsewhere. Gaps are bytes: at 95 % zeros one is 20 on
+average. A longer one is bridged by zeros in ``values`` at a distance of 255. A weight at sparsity ``s`` takes about
+``5 (1 - s)`` bytes a number instead of 4: 16 times less at 95 %. Standard operators rebuild it (Cast, CumSum,
+ScatterElements, Reshape), and onnxruntime does so once, when a model is loaded.
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ SparseGemm <shape, relu> (x, values, gaps, bias) => (out)
     inputs=("x", "values", "gaps", "bias"),
     attributes={"shape": [0, 0], "relu": 0},
 )
-"""Inputs: ``x`` float32 ``[..., K]`` (two axes or more), ``bias`` float32 ``[N]``; the weight ``[K, N]`` in compact form
-(``graphopt.runtime_ops.compact``), two initializers: ``values`` float32, ``gaps`` uint8, int32 or int64. ``shape`` is
-``[K, N]``.
+"""Inputs: ``x`` float32 ``[..., K]`` (two axes or more), ``bias`` float32 ``[N]``; the weight ``[K, N]`` in compact
+form (``graphopt.runtime_ops.compact``), two initializers: ``values`` float32, ``gaps`` uint8, int32 or int64. ``shape``
+is ``[K, N]``.
 
 Zeros are left out, so that the kernel equals the function for finite inputs: ``0 * inf`` is no number, and is not
 computed. The order of the sums differs from a dense product; either differs from the exact result by at most

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "kernel.h"
 #include "sparse_rows.h"
+#include "sparse_slices.h"
 
 namespace graphopt {
 namespace {
@@ -53,15 +56,15 @@ class SparseGemm : public Kernel {
     const Tensor out = call.output(0, shape);
     const int64_t m = product(x.shape, 0, x.rank() - 1);
     if (m == 0 || n_ == 0) return;
+    if (m <= SparseSlices::kMostPositions && k_ <= SparseSlices::kMostColumns) {
+      few(call, x.as<float>(), m, bias.as<float>(), out.to<float>());
+      return;
+    }
     const RowKernel& kernel = row_kernel();
     const int64_t wide = kCache / std::max<int64_t>(k_, 1) / kernel.lanes * kernel.lanes;
     const Tiles tiles(m, std::clamp(wide, std::min(4 * kernel.lanes, kernel.widest), kernel.widest), kernel.lanes);
     const int64_t stride = std::min(tiles.size, m);
     Product p{matrix_, nullptr, stride, bias.as<float>(), relu_ ? Activation::kRelu : Activation::kNone};
-    if (m == 1) {
-      multiply(call, kernel, p, Tiles(1, 1, 1), x.as<float>(), out.to<float>());
-      return;
-    }
     const int64_t panel = k_ * stride;
     const int64_t together = std::clamp<int64_t>(kPanels / std::max<int64_t>(panel, 1), 1, tiles.count());
     float* panels = scratch(together * panel);
@@ -70,7 +73,7 @@ class SparseGemm : public Kernel {
       Tiles some = tiles;
       some.positions = std::min(m - begin, together * tiles.size);
       pack(call, x.as<float>() + begin * k_, some, stride, panels);
-      multiply(call, kernel, p, some, panels, out.to<float>() + begin * n_);
+      product_of(call, kernel, p, some, panels, out.to<float>() + begin * n_);
     }
   }
 
@@ -87,7 +90,7 @@ class SparseGemm : public Kernel {
     });
   }
 
-  void multiply(Call& call, const RowKernel& kernel, const Product& p, const Tiles& tiles, const float* panels,
+  void product_of(Call& call, const RowKernel& kernel, const Product& p, const Tiles& tiles, const float* panels,
                 float* out) const {
     const int64_t work = (matrix_.count() + 8 * n_) * ((tiles.positions + kernel.lanes - 1) / kernel.lanes);
     const int64_t wanted = std::clamp<int64_t>(work / kPart, 1, 64);
@@ -100,10 +103,6 @@ class SparseGemm : public Kernel {
         const int64_t tile = at / cuts, count = tiles.length(tile);
         const float* from = panels + tile * k_ * p.stride;
         float* to = out + tile * tiles.size * n_;
-        if (count == 1) {
-          kernel.run(p, limits[at % cuts], limits[at % cuts + 1], from, 1, to + limits[at % cuts], 1);
-          continue;
-        }
         for (int64_t n = limits[at % cuts], last = limits[at % cuts + 1]; n < last; n += kRows) {
           const int64_t rows = std::min(kRows, last - n);
           kernel.run(p, n, n + rows, from, count, turned, tiles.size);
@@ -113,7 +112,29 @@ class SparseGemm : public Kernel {
     });
   }
 
+  // Few rows of x: all at once, the rows of the matrix side by side.
+  void few(Call& call, const float* x, int64_t m, const float* bias, float* out) {
+    std::call_once(sliced_, [&] { slices_ = std::make_unique<SparseSlices>(matrix_, k_); });
+    const int64_t width = slice_width(m);
+    float* panel = scratch((k_ + 1) * width);
+    transpose(x, k_, m, k_, panel, width);
+    for (int64_t k = 0; k <= k_; ++k) {
+      for (int64_t i = k == k_ ? 0 : m; i < width; ++i) panel[k * width + i] = 0.0f;
+    }
+    const int64_t steps = slices_->begin.back();
+    const int64_t parts = std::clamp<int64_t>(steps * SparseSlices::kRows / kPart, 1, slices_->slices());
+    call.parallel(parts, 1, [&](int64_t part, int64_t end) {
+      const auto at = [&](int64_t limit) {  // the slice that as much of the work lies in front of
+        const auto found = std::lower_bound(slices_->begin.begin(), slices_->begin.end() - 1, steps * limit / parts);
+        return limit == parts ? slices_->slices() : found - slices_->begin.begin();
+      };
+      graphopt::multiply(*slices_, at(part), at(end), panel, m, bias, relu_ ? Activation::kRelu : Activation::kNone, out, n_);
+    });
+  }
+
   SparseRows matrix_;  // row n: column n of the weight
+  std::once_flag sliced_;
+  std::unique_ptr<const SparseSlices> slices_;  // the same, made when few rows of x come
   int64_t k_, n_;
   bool relu_;
 };
