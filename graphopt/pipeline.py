@@ -25,8 +25,9 @@ from graphopt.plan.classes import Kind
 from graphopt.proof import Comparison, prove
 from graphopt.registry import make
 from graphopt.report.schema import FileInfo, Report
+from graphopt.rewrite.functions import CALLS
 from graphopt.rounds import Progress, Settings
-from graphopt.selection import default, one_of, select
+from graphopt.selection import default, lowerings, one_of, operators_on, select
 from graphopt.targets import TARGETS, costs
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def optimize(
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
     keep_failed: bool = False,
+    operators: bool | None = None,
     quantize: Mapping[str, Any] | Request | None = None,
     data: Any = None,
     progress: Progress | None = None,
@@ -95,6 +97,9 @@ def optimize(
         seed: of the drawn inputs.
         shapes: sizes of inputs whose axes are symbolic.
         keep_failed: return the model although the comparison failed (``report.verify`` says so).
+        operators: whether runtime operators (``graphopt.runtime_ops``) may be inserted: they are fast where their
+            library is loaded and run as ONNX functions elsewhere. None: for ``cuda`` only. False: neither are those
+            kept that the model calls already.
         quantize: quantize what is left, with these options of ``graphopt.quantize`` by name (``{}``: none but its own).
             Dead positions are gone before anything is calibrated.
         data: calibration data for that.
@@ -102,14 +107,18 @@ def optimize(
 
     Raises:
         ModelError: the model is at fault, or it cannot be run for the comparison.
-        UsageError: an unknown target, plan, pass or option.
+        UsageError: an unknown target, plan, pass or option; runtime operators for a target that has none.
         VerificationError: the result differs; names the pass that broke it.
     """
     one_of("target", target, TARGETS)
     one_of("plan", plan, get_args(Kind))
     selected, repeat = select(passes, recipe)
-    settings = Settings(tuple(selected), repeat, target, plan, assume_finite, costs(target))
-    way_of_quantizing = _quantization(quantize, data, target, shapes, verify, measure, progress)
+    inserted = operators_on(target, operators)
+    settings = Settings(tuple(selected), repeat, target, plan, assume_finite, costs(target), inserted)
+    usual = {"target": target, "operators": operators}
+    way_of_quantizing = _quantization(quantize, data, usual, shapes, verify, measure, progress)
+    if inserted and repeat and way_of_quantizing is None:  # else they come last, behind Q and DQ
+        settings = replace(settings, lowerings=tuple(lowerings(target)))
     started = time.perf_counter()
     step = progress or (lambda name, done, total: None)
     step("load", 0, 1)
@@ -148,7 +157,7 @@ def optimize(
 def _quantization(
     options: Mapping[str, Any] | Request | None,
     data: Any,
-    target: str,
+    usual: Mapping[str, Any],
     shapes: Mapping[str, Sequence[int]] | None,
     verify: bool,
     measure: bool,
@@ -160,7 +169,7 @@ def _quantization(
     from graphopt.quantization.pipeline import Way
 
     step = progress or (lambda name, done, total: None)
-    way = Way.of(options, target, shapes=shapes, verify=verify, measure=measure, step=step)
+    way = Way.of(options, usual, shapes=shapes, verify=verify, measure=measure, step=step)
     way.require(data)
     return way
 
@@ -206,7 +215,10 @@ def _attempt(
         grown = repeat and report.after.parameters > before.parameters
         if grown:
             context.warn("nothing-to-gain", "the constants of its dead positions would be larger than what they save")
-        if grown or (original.functions and not _gained(report)):
+        lowered = not grown and rounds.lower(context, settings.lowerings, report, step)
+        if lowered:
+            report.after = stats(context.model)
+        if grown or (_restorable(original, settings) and not lowered and not _gained(report)):
             result = models.load(source)
             report.after = report.before
         report.masks = journal.mask_rows(masks, result, context)
@@ -237,6 +249,12 @@ def _without_growth(source: Any, settings: Settings, report: Report, step: Progr
     report.passes, report.after = again.passes, after
     other.warnings[:0] = context.warnings
     return other
+
+
+def _restorable(original: ir.Model, settings: Settings) -> bool:
+    """Tell whether functions of the user were inlined, and may be there again if that was for nothing."""
+    domains = {key[0] for key in original.functions}
+    return bool(domains - {CALLS}) and not (CALLS in domains and rounds.without_calls(settings))
 
 
 def _gained(report: Report) -> bool:

@@ -50,7 +50,8 @@ class Pass(Protocol):
 
     name: ClassVar[str]
     # A class may also have `stage: ClassVar[str]`: "optimize" (the default pipeline; what a class without it belongs
-    # to), or a stage of quantization, "prepare", "smooth" or "repair" (see graphopt.quantization.state).
+    # to), "lower" (inserts runtime operators: once, behind all others, where graphopt.targets.lowerings names it), or a
+    # stage of quantization, "prepare", "smooth" or "repair" (see graphopt.quantization.state).
 
     def run(self, context: Any) -> bool:
         """Edit ``context.model`` (a ``graphopt.context.Context``) in place; return whether anything changed."""

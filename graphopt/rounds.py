@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,6 +26,7 @@ from graphopt.registry import Pass
 from graphopt.report.axes import axis_rows
 from graphopt.report.schema import PassRow, Report
 from graphopt.rewrite.functions import inline_functions
+from graphopt.rewrite.operators import remove_unused_functions
 from graphopt.rewrite.unused import remove_unused
 
 Progress = Callable[[str, int, int], None]
@@ -45,6 +46,10 @@ class Settings:
     plan: str = "fastest"
     assume_finite: bool = True
     costs: CostModel = field(default_factory=CostModel)
+    operators: bool | None = None
+    """Whether runtime operators may be inserted; None: no, but calls that are there stay; False: those are inlined."""
+    lowerings: tuple[Pass, ...] = ()
+    """Passes that insert them, once, when all others are done."""
 
 
 def prepare(model: ir.Model, settings: Settings) -> Context:
@@ -55,13 +60,19 @@ def prepare(model: ir.Model, settings: Settings) -> Context:
     """
     infer_shapes(model)
     if model.functions:
-        model = inline_functions(model)
+        model = inline_functions(model, calls=without_calls(settings))
         infer_shapes(model)
     # What is only faster on some machines (wider branches, zero columns instead of gathers) is no portable choice.
     kind: Kind = "fastest" if settings.plan == "fastest" and settings.target != "portable" else "smallest"
     context = Context(model, Constants(), kind, settings.target, settings.assume_finite)
     context.costs = settings.costs
+    context.runtime_operators = bool(settings.operators)
     return context
+
+
+def without_calls(settings: Settings) -> bool:
+    """Tell whether calls of runtime operators that the model has are to be written in standard operators."""
+    return settings.operators is False or settings.target == "portable"
 
 
 def run(context: Context, settings: Settings, report: Report, step: Progress) -> None:
@@ -94,6 +105,23 @@ def run(context: Context, settings: Settings, report: Report, step: Progress) ->
     if repeat:  # what a pass wrote before it changed its mind, and ``tidy`` did not see any more
         for graph in context.graphs():
             remove_unused(graph)
+
+
+def lower(context: Context, lowerings: Iterable[Pass], report: Report, step: Progress) -> bool:
+    """Write work as runtime operators: once and last, for facts do not see through their calls.
+
+    Each pass runs on what the ones before it left. Definitions that nothing calls (any more) are removed.
+
+    Returns:
+        Whether anything was lowered.
+    """
+    first = len(report.passes)
+    for item in lowerings:
+        step(item.name, 0, 0)
+        _run_one(context, item, report)
+    if remove_unused_functions(context.model):
+        context.changed()
+    return any(row.changed for row in report.passes[first:])
 
 
 def _sees_more(context: Context) -> bool:

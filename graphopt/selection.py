@@ -10,6 +10,12 @@ import yaml
 
 from graphopt.errors import UsageError, nearest
 from graphopt.registry import Pass, make, parse, passes, stage
+from graphopt.targets.lowerings import LOWERINGS
+
+WITHOUT_OPERATORS = {
+    "portable": "its models consist of standard ONNX operators only",
+    "tensorrt": "it does not run onnxruntime's custom operators",
+}
 
 
 def default() -> list[Pass]:
@@ -56,6 +62,33 @@ def _from_recipe(path: Path) -> list[Pass]:
                 f"cannot read {entry!r} in the recipe", where=str(path), help="a name, or {name: {option: value}}"
             )
     return selected
+
+
+def operators_on(target: str, asked: bool | None) -> bool | None:
+    """Return whether runtime operators may be inserted: as asked, by default for ``cuda`` alone.
+
+    A model has to be fast in onnxruntime as it is installed, unless the user says that the library will be there. On
+    CUDA it has to be there anyway: without it, quantized models are slower than float.
+
+    Returns:
+        True or False as asked; None where nothing was: none are inserted, those that the model calls already stay.
+
+    Raises:
+        UsageError: they are asked for where the result must do without.
+    """
+    if asked and target in WITHOUT_OPERATORS:
+        raise UsageError(
+            f"the target {target!r} has no runtime operators: {WITHOUT_OPERATORS[target]}",
+            where="operators",
+            help="leave --operators out, or name the target that the model will run on: cpu or cuda",
+        )
+    return True if asked is None and target == "cuda" else asked
+
+
+def lowerings(target: str) -> list[Pass]:
+    """Return the passes that write a model's work as runtime operators on a target, in the order of its table."""
+    texts = dict.fromkeys(row.passes for row in LOWERINGS.get(target, {}).values() if row.passes)
+    return [item for text in texts for item in parse(text)]
 
 
 def one_of(what: str, given: str, known: Sequence[str]) -> None:

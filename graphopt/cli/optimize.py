@@ -61,6 +61,7 @@ def command(
             rich_help_panel="Quantization",
         ),
     ] = None,
+    operators: options.Operators = None,
     no_assume_finite: options.NoAssumeFinite = False,
     no_verify: Annotated[
         bool,
@@ -130,6 +131,7 @@ def command(
             seed=seed,
             shapes=shapes,
             keep_failed=keep_failed,
+            operators=operators,
             quantize=_quantization(quantize, data, target),
             data=data,
             progress=step,

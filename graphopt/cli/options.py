@@ -67,6 +67,15 @@ SaveExternal = Annotated[
     typer.Option("--save-external", help="Keep the weights in a file of their own beside OUT.", rich_help_panel=FILES),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Operators = Annotated[
+    bool | None,
+    typer.Option(
+        "--operators/--no-operators",
+        help="Insert runtime operators, which are fast where graphopt's library is loaded (`graphopt ops`) and run "
+        "as functions elsewhere (default: for cuda only).",
+        show_default=False,
+    ),
+]
 NoAssumeFinite = Annotated[
     bool,
     typer.Option(

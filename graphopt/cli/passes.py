@@ -16,6 +16,11 @@ EXAMPLE = "Example: `graphopt passes`, then `graphopt passes narrow`"
 
 _STAGES = (
     (("optimize",), "Passes of optimize", 'Run some of them: graphopt optimize MODEL -o OUT -p "fold-masks,narrow"'),
+    (
+        ("lower",),
+        "Passes that insert runtime operators",
+        "They run last, where they were asked for (--operators) and as the target's table says.",
+    ),
     (("prepare",), "Passes that prepare a model for quantize", "They run by themselves."),
     (
         ("smooth", "repair"),
@@ -82,7 +87,7 @@ def _document(name: str, kind: type[Any]) -> None:
         from graphopt import registry
 
         first, stage = fields[0], registry.stage(kind)
-        option = {"optimize": "-p", "prepare": None}.get(stage, "--recover")
+        option = {"optimize": "-p", "lower": "--operators -p", "prepare": None}.get(stage, "--recover")
         if option is not None:
             console.print(f'\nUse: {option} "{name}{{{first.name}={_default(first)}}}"')
 

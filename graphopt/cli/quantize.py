@@ -111,6 +111,7 @@ def command(
             rich_help_panel=_TYPES,
         ),
     ] = None,
+    operators: options.Operators = None,
     everything: Annotated[
         bool,
         typer.Option(
@@ -290,6 +291,7 @@ def command(
             per_channel=per_channel,
             block=block,
             exclude=tuple(exclude or ()),
+            operators=operators,
             everything=everything,
             recover=recover,
             target_sqnr=target_sqnr,

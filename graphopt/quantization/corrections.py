@@ -17,7 +17,6 @@ from graphopt.context import Context
 from graphopt.facts.constants import is_constant
 from graphopt.facts.rules import domain_of
 from graphopt.quantization.placement import Bias, Placement
-from graphopt.quantization.tables import TABLES
 from graphopt.rewrite.edit import Edit
 
 _BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
@@ -125,4 +124,4 @@ def _beta(site: Site) -> float:
 def _integers(context: Context, placement: Placement, x: ir.Value | None) -> bool:
     """Tell whether the target stores biases as int32."""
     state = context.quantization
-    return state is not None and x in placement.activations and TABLES[state.request.target].bias == "int32"
+    return state is not None and x in placement.activations and state.request.table.bias == "int32"

@@ -22,7 +22,7 @@ from graphopt.context import Context
 from graphopt.errors import ModelError, VerificationError
 from graphopt.facts.stats import stats
 from graphopt.pipeline import Result
-from graphopt.quantization import slower, steps
+from graphopt.quantization import lowered, slower, steps
 from graphopt.quantization.data import NO_DATA, Data, drawn
 from graphopt.quantization.describe import described, drawings, node_rows
 from graphopt.quantization.fidelity import Fidelity, worst
@@ -56,6 +56,7 @@ def quantize(
     per_channel: bool = True,
     block: int = 32,
     exclude: Sequence[str] = (),
+    operators: bool | None = None,
     everything: bool = False,
     recover: str | None = None,
     target_sqnr: float | None = None,
@@ -89,6 +90,8 @@ def quantize(
         per_channel: A scale for each output channel of a weight.
         block: Weight-only: so many inputs share a scale.
         exclude: Names or globs of nodes that stay in float.
+        operators: Whether runtime operators (``graphopt.runtime_ops``) may be inserted; None: for ``cuda`` only, where
+            ``activations="int8"`` needs them.
         everything: Quantize also what costs more than it gains, for a small file; implies that nothing is declined.
         recover: Passes that recover accuracy: ``"equalize,bias-correction"``. By default ``bias-correction``, and
             ``gptq`` before it for weights of up to 4 bits; ``none`` for none. One that does not help is undone.
@@ -117,7 +120,7 @@ def quantize(
         {
             "target": target, "weights": weights, "activations": activations, "method": method,
             "percent": percent, "levels": levels, "per_channel": per_channel, "block": block, "exclude": exclude,
-            "everything": everything, "recover": recover,
+            "everything": everything, "operators": operators, "recover": recover,
             "target_sqnr": target_sqnr, "target_accuracy": target_accuracy, "evaluate": evaluate,
             "workers": workers, "ray": ray, "resume": None if resume is None else os.fspath(resume),
             "samples": samples, "seed": seed, "random_data": random_data,
@@ -150,15 +153,17 @@ class Way:
     step: Progress = lambda what, done, total: None
 
     @classmethod
-    def of(cls, options: Request | Mapping[str, Any], target: str, **others: Any) -> Way:
+    def of(cls, options: Request | Mapping[str, Any], usual: Mapping[str, Any], **others: Any) -> Way:
         """Make one of what ``optimize(quantize=...)`` is given: options of ``quantize`` by name.
+
+        ``usual`` has those of ``optimize`` itself, which hold where no others are given.
 
         Raises:
             UsageError: an option that there is not, or a value that makes no sense.
         """
         if isinstance(options, Request):
             return cls(options, **others)
-        given = {"target": target, **options}
+        given = {**usual, **options}
         return cls(
             request=requested({k: v for k, v in given.items() if k != "plots"}), plots=given.get("plots"), **others
         )
@@ -226,11 +231,12 @@ def _built(original: ir.Model, float_model: ir.Model, context: Context, way: Way
     """Carry the placement out; compare the result, and take a smaller placement where it is slower."""
     state = steps.state_of(context)
     result, declined = float_model, None
+    if state.placement.nodes:
+        result = lowered.finished(context, steps.inserted(context, way.step), report)
     if not state.placement.nodes:
-        declined = "no operator gains from integers on this target"
+        result, declined = float_model, "no operator gains from integers on this target"
         context.warn("nothing-quantized", f"{declined}: the model is returned as it is")
     else:
-        result = steps.inserted(context, way.step)
         if way.measure:
             way.step("measure", 0, 1)
             result = slower.not_slower(float_model, result, context, way.shapes, report)
@@ -239,6 +245,8 @@ def _built(original: ir.Model, float_model: ir.Model, context: Context, way: Way
             context.warn("nothing-faster", f"{declined}, which is returned as it is")
             kept = [Kept(node, declined) for node, kernel in state.placement.nodes.items() if kernel != "move"]
             state.placement = Placement(kept=[*state.placement.kept, *kept])
+    if declined is None and state.request.operators and not state.request.weight_only:
+        state.placement = lowered.confirmed(state.placement, result)
     runs = declined is None and state.request.target in RUNNABLE and not state.request.weight_only
     if runs:
         state.placement = confirmed(state.placement, kernels(result))

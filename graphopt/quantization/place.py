@@ -15,11 +15,10 @@ import onnx_ir as ir
 from graphopt.calibrate.solve import Constraint
 from graphopt.context import Context
 from graphopt.errors import ModelError, UsageError, nearest
-from graphopt.quantization.place_candidates import STANDARD, SUMS, Candidates, positions
+from graphopt.quantization.place_candidates import STANDARD, SUMS, Candidates
 from graphopt.quantization.place_costs import cheapest
 from graphopt.quantization.placement import Activation, Bias, Kept, Placement, Weight
 from graphopt.quantization.request import Request
-from graphopt.quantization.tables import TABLES
 from graphopt.quantization.tables.rows import Row
 from graphopt.quantization.types import activation_grid, opset, weight_grid
 from graphopt.subgraphs import subgraphs
@@ -47,7 +46,7 @@ def placed(context: Context, request: Request) -> Placement:
             f"operator set {context.opset} has no quantization to {kind.name} with {weight_kind.name} weights",
             help=f"export the model with operator set {opset(request)} or later",
         )
-    found = Candidates(context, request, TABLES[request.target], kind, weight_kind, excluded)
+    found = Candidates(context, request, request.table, kind, weight_kind, excluded)
     found.look()
     return _carry_out(found, cheapest(found))
 
@@ -61,7 +60,7 @@ def _carry_out(candidates: Candidates, chosen: set[ir.Node]) -> Placement:
         if node not in chosen:
             continue
         found.nodes[node] = row.role if row.role == "move" else node.op_type
-        for position in positions(node, row):
+        for position in candidates.positions(node, row):
             value = node.inputs[position]
             assert value is not None
             if not candidates.constants.known(value):

@@ -14,6 +14,7 @@ from graphopt.calibrate.solve import Constraint
 from graphopt.context import Context
 from graphopt.facts.constants import Constants, stored
 from graphopt.quantization.request import Request
+from graphopt.quantization.tables import conditions as on
 from graphopt.quantization.tables.rows import Row, Table
 
 STANDARD = ("", "ai.onnx")
@@ -41,6 +42,8 @@ class Candidates:
     """The node that writes a value, absorbed ones passed over."""
     stored: dict[ir.Value, tuple[Grid, int | None]] = field(default_factory=dict)
     """Type and axis of constants that would be stored as integers."""
+    taken: dict[ir.Node, ir.Node] = field(default_factory=dict)
+    """Additions whose residual a kernel adds, with the node in front that does (``Row.adds``)."""
     alone: set[ir.Value] = field(default_factory=set)
     """Values that must stay in float."""
 
@@ -102,7 +105,10 @@ class Candidates:
             return "the runtime copies integers of 8 bits only"
         wanted: dict[ir.Value, tuple[Grid, int | None]] = {}
         computed = 0
+        summed = self._summed(node)
         for position in positions(node, row):
+            if summed is not None and node.inputs[position] is summed.outputs[0]:
+                continue
             value = node.inputs[position] if position < len(node.inputs) else None
             if value is None or value.dtype != ir.DataType.FLOAT:
                 return "an input is missing or not of type float"
@@ -133,7 +139,18 @@ class Candidates:
             if before[0] is not kind:
                 return "its constant is an operand of another kind elsewhere"
             self.stored[value] = (kind, axis if before[1] == axis else None)
+        if summed is not None:
+            self.taken[node] = summed
         return None
+
+    def _summed(self, node: ir.Node) -> ir.Node | None:
+        """Return the node in front of an addition that adds the other operand by itself; the later one of two."""
+        if node.op_type != "Add" or node.domain not in STANDARD:
+            return None
+        before = [value.producer() for value in node.inputs if value is not None]
+        found = [one for one in before if one in self.rows and self.rows[one].adds and on.feeds(one, node)]
+        order = {one: number for number, one in enumerate(self.rows)}
+        return max(found, key=order.__getitem__, default=None)
 
     def _bias_reason(self, node: ir.Node, row: Row) -> str | None:
         bias = node.inputs[row.bias] if row.bias is not None and len(node.inputs) > row.bias else None
@@ -153,10 +170,15 @@ class Candidates:
         """Tell whether a Q must follow a node that runs on integers."""
         row = self.rows[node]
         if row.output != "either":
-            return row.output == "quantized"
+            return row.output == "quantized" and not self.added(node)
         uses = list(node.outputs[0].uses())
         alone = len(uses) == 1 and not node.outputs[0].is_graph_output()
         return alone and row.joined is not None and row.joined(node, uses[0].node)
+
+    def added(self, node: ir.Node) -> bool:
+        """Tell whether the only reader of a node is an addition that it carries out itself."""
+        uses = list(node.outputs[0].uses())
+        return len(uses) == 1 and self.taken.get(uses[0].node) is node
 
     def _behind(self, out: ir.Value) -> ir.Value:
         """Return the value behind a Relu or Clip that the node in front absorbs, else the value itself."""
@@ -197,8 +219,13 @@ class Candidates:
 
     def activations(self, node: ir.Node, row: Row) -> list[ir.Value]:
         """Return what a node reads as activations, each once."""
-        values = [node.inputs[position] for position in positions(node, row)]
+        values = [node.inputs[position] for position in self.positions(node, row)]
         return list(dict.fromkeys(value for value in values if value is not None and not self.constants.known(value)))
+
+    def positions(self, node: ir.Node, row: Row) -> tuple[int, ...]:
+        """Return the inputs that are quantized, the bias apart, and the sum that an addition takes over in float."""
+        front = self.taken.get(node)
+        return tuple(p for p in positions(node, row) if front is None or node.inputs[p] is not front.outputs[0])
 
 
 def positions(node: ir.Node, row: Row) -> tuple[int, ...]:

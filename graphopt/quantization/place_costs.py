@@ -29,7 +29,7 @@ def cheapest(found: Candidates) -> set[ir.Node]:
     read: dict[ir.Value, list[ir.Node]] = {}
     for node, row in found.rows.items():
         slow, fast = of_node(node, row, figures, found.context.costs)
-        must = row.role == "compute" and (found.request.everything or not found.table.thrifty)
+        must = (row.role == "compute" or node in found.taken) and (found.request.everything or not found.table.thrifty)
         net.side(node, first=fast, second=NEVER if must else slow)
         for value in found.activations(node, row):
             read.setdefault(value, []).append(node)

@@ -16,7 +16,6 @@ from graphopt.quantization.place_costs import of_node
 from graphopt.quantization.placement import Placement
 from graphopt.quantization.reduce import Source, sources
 from graphopt.quantization.state import State
-from graphopt.quantization.tables import TABLES
 from graphopt.quantization.types import weight_grid
 
 Progress = Callable[[str, int, int], None]
@@ -140,7 +139,7 @@ def _size(value: ir.Value) -> int:
 
 def saved(context: Context, node: ir.Node) -> float:
     """Return the nanoseconds that an operator takes longer in float, and what its borders take at least."""
-    table = TABLES[steps.state_of(context).request.target]
+    table = steps.state_of(context).request.table
     row = table.rows.get(node.op_type)
     slow, fast = (0.0, 0.0) if row is None else of_node(node, row, table.costs, context.costs)
     return max(slow - fast, 0.0) + table.costs.node

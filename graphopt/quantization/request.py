@@ -12,8 +12,9 @@ from graphopt.calibrate.grid import GRIDS, grid
 from graphopt.calibrate.percentile import USUAL
 from graphopt.calibrate.solve import METHODS, Method
 from graphopt.errors import UsageError, about, nearest
-from graphopt.quantization.tables import TABLES
-from graphopt.selection import one_of
+from graphopt.quantization.tables import table_of
+from graphopt.quantization.tables.rows import Table
+from graphopt.selection import one_of, operators_on
 
 QUANTIZATION_TARGETS = ("cpu", "cuda", "tensorrt", "portable")
 
@@ -35,6 +36,7 @@ class Request:
         per_channel: Weights have a scale for each output channel.
         block: Weight-only: so many inputs share a scale.
         exclude: Names of nodes, or globs, that stay in float.
+        operators: Whether graphopt's runtime operators may be inserted; None: for ``cuda`` only.
         everything: Quantize what multiplies also where borders to float cost more than integers save.
         recover: Passes that recover accuracy, as ``registry.parse`` reads them: ``"equalize,gptq{damp=0.01}"``.
         target_sqnr: Return operators to more bits until the outputs have this SQNR, in decibels.
@@ -57,6 +59,7 @@ class Request:
     per_channel: bool = True
     block: int = 32
     exclude: tuple[str, ...] = ()
+    operators: bool | None = None
     everything: bool = False
     recover: str | None = None
     target_sqnr: float | None = None
@@ -73,6 +76,7 @@ class Request:
         for name, words in (("target", QUANTIZATION_TARGETS), ("method", METHODS)):
             with about(name):
                 one_of(name, getattr(self, name), words)
+        object.__setattr__(self, "operators", operators_on(self.target, self.operators))
         _known("weights", self.weights)
         _known("activations", self.activations, WEIGHT_ONLY)
         if not 0 < self.percent <= 100:
@@ -96,9 +100,14 @@ class Request:
             )
 
     @property
+    def table(self) -> Table:
+        """What the target does with quantized tensors, with runtime operators or without."""
+        return table_of(self.target, self.activations, self.operators)
+
+    @property
     def weight_only(self) -> bool:
         """Whether activations stay in float, so that no data is needed."""
-        return (self.activations or TABLES[self.target].activations[0]) == WEIGHT_ONLY
+        return (self.activations or self.table.activations[0]) == WEIGHT_ONLY
 
 
 def requested(options: Request | Mapping[str, Any]) -> Request:

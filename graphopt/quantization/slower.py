@@ -9,7 +9,7 @@ import onnx_ir as ir
 from graphopt import measured
 from graphopt.context import Context
 from graphopt.errors import DependencyError, ModelError
-from graphopt.quantization import steps
+from graphopt.quantization import lowered, steps
 from graphopt.report.schema import Report
 
 PROVIDERS = {"cpu": "cpu", "portable": "cpu", "cuda": "cuda"}
@@ -29,7 +29,7 @@ def not_slower(
     provider = PROVIDERS.get(request.target)
     if provider is None:
         return result
-    for way, model in _ways(result, context):
+    for way, model in _ways(result, context, report):
         try:
             found = measured.measure(original, model, provider=provider, shapes=shapes, seed=request.seed)
         except (ModelError, DependencyError):  # not on this machine: whoever can run it may measure it
@@ -44,7 +44,7 @@ def not_slower(
     return original
 
 
-def _ways(result: ir.Model, context: Context) -> Iterator[tuple[str, ir.Model]]:
+def _ways(result: ir.Model, context: Context, report: Report) -> Iterator[tuple[str, ir.Model]]:
     """Yield what to try, the most quantized first."""
     yield "quantized", result
     state = steps.state_of(context)
@@ -53,4 +53,4 @@ def _ways(result: ir.Model, context: Context) -> Iterator[tuple[str, ir.Model]]:
         state.floats |= others
         fewer = steps.rebuilt(context)
         if state.placement.nodes:
-            yield "compute", fewer
+            yield "compute", lowered.finished(context, fewer, report)

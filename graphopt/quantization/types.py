@@ -9,7 +9,7 @@ from graphopt.calibrate.grid import Grid, grid
 from graphopt.errors import UsageError, nearest
 from graphopt.quantization.processor import saturates
 from graphopt.quantization.request import Request
-from graphopt.quantization.tables import TABLES
+from graphopt.quantization.tables import WITH_OPERATORS
 from graphopt.quantization.tables.rows import Table
 
 
@@ -19,11 +19,11 @@ def activation_grid(request: Request) -> Grid | None:
     Raises:
         UsageError: The target has no use for the type; says why.
     """
-    table = TABLES[request.target]
+    table = request.table
     name = request.activations or (
         f"levels{request.levels}" if request.levels and table.activations[0] != "none" else table.activations[0]
     )
-    _offered(request.target, "activations", name, table.activations)
+    _offered(request, "activations", name, table.activations)
     if name == "none":
         return None
     return _stored(grid(name, signed=table.symmetric), table)
@@ -35,11 +35,11 @@ def weight_grid(request: Request) -> Grid:
     Raises:
         UsageError: The target has no use for the type; says why.
     """
-    table = TABLES[request.target]
+    table = request.table
     name = request.weights or (f"levels{request.levels}" if request.levels else table.weights[0])
     if request.weights is None and not request.levels and name == "int8" and request.target == "cpu" and saturates():
         name = "int7"
-    _offered(request.target, "weights", name, table.weights)
+    _offered(request, "weights", name, table.weights)
     return _stored(grid(name, signed=True), table)
 
 
@@ -61,11 +61,15 @@ def _stored(found: Grid, table: Table) -> Grid:
     return replace(found, storage="int8" if found.signed else "uint8", opset=10)
 
 
-def _offered(target: str, what: str, name: str, offered: tuple[str, ...]) -> None:
+def _offered(request: Request, what: str, name: str, offered: tuple[str, ...]) -> None:
     levels = re.fullmatch(r"levels(\d+)", name)
     if name in offered or ("levels" in offered and levels and int(levels.group(1)) <= 256):
         return
-    reason = TABLES[target].reasons.get("levels" if levels and "levels" in offered else name)
+    target, more = request.target, WITH_OPERATORS.get(request.target) if request.operators else None
+    if what == "activations" and more is not None:  # those that runtime operators read, too
+        offered = (*offered, *(one for one in more.activations if one not in offered))
+    reasons = {**request.table.reasons, **({} if more is None else more.reasons)}
+    reason = reasons.get("levels" if levels and "levels" in offered else name)
     close = nearest(name, offered)
     hint = f"did you mean {close!r}? " if close else ""
     shown = ", ".join("levelsN" if one == "levels" else one for one in offered)

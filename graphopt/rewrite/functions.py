@@ -12,16 +12,17 @@ CALLS = "graphopt"
 """Domain of the runtime operators: their functions say what they mean and stay calls."""
 
 
-def inline_functions(model: ir.Model) -> ir.Model:
+def inline_functions(model: ir.Model, *, calls: bool = False) -> ir.Model:
     """Inline calls of model-local functions, in bodies and in each other; names inside hide none outside.
 
-    Functions of the domain ``graphopt`` stay calls, and so do those that cannot be inlined: written for another version
-    of an operator set than the model, called by such a one, or called with a graph as an attribute.
+    Functions of the domain ``graphopt`` stay calls, unless ``calls`` says otherwise, and so do those that cannot be
+    inlined: written for another version of an operator set than the model, called by such a one, or called with a graph
+    as an attribute.
 
     Raises:
         ModelError: a malformed function.
     """
-    kept = _not_inlined(model)
+    kept = _not_inlined(model, None if calls else CALLS)
     if len(kept) == len(model.functions):
         return model
     try:
@@ -32,7 +33,7 @@ def inline_functions(model: ir.Model) -> ir.Model:
     return result
 
 
-def _not_inlined(model: ir.Model) -> set[ir.OperatorIdentifier]:
+def _not_inlined(model: ir.Model, whole: str | None) -> set[ir.OperatorIdentifier]:
     imports = dict(model.opset_imports)
     kept: set[ir.OperatorIdentifier] = set()
     foreign: list[ir.OperatorIdentifier] = []
@@ -41,11 +42,11 @@ def _not_inlined(model: ir.Model) -> set[ir.OperatorIdentifier]:
         calls[key] = {node.op_identifier() for node in function.graph.all_nodes()} & model.functions.keys()
         if any(imports.setdefault(domain, version) != version for domain, version in function.opset_imports.items()):
             foreign.append(key)
-        if function.domain == CALLS or any(_holds_graph(attribute) for attribute in function.attributes.values()):
+        if function.domain == whole or any(_holds_graph(attribute) for attribute in function.attributes.values()):
             kept.add(key)
     while foreign:  # what they call would be inlined into them, and there is another operator set
         key = foreign.pop()
-        if key not in kept or model.functions[key].domain == CALLS:
+        if key not in kept or model.functions[key].domain == whole:
             kept.add(key)
             foreign += calls.pop(key, set())
     bodies = [model.graph, *(function.graph for function in model.functions.values())]

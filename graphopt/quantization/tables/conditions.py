@@ -36,6 +36,30 @@ def plain_gemm(node: ir.Node) -> str | None:
     return None if plain else "a Gemm with alpha or beta has no integer kernel"
 
 
+def rows_as_they_are(node: ir.Node) -> str | None:
+    """Gemm whose first matrix is not transposed."""
+    return "a Gemm that transposes what it reads" if node.attributes.get_int("transA", 0) else None
+
+
+def one_matrix(node: ir.Node) -> str | None:
+    """MatMul whose second operand is a matrix, not a stack of them."""
+    return None if dims.rank(node.inputs[1]) == 2 else "its second operand is not one matrix"
+
+
+def behind_a_product(node: ir.Node) -> str | None:
+    """Add that takes the sum of a product or a convolution, which nobody else reads."""
+    found = any(producer is not None and feeds(producer, node) for producer in (v.producer() for v in node.inputs if v))
+    return None if found else "no product in front of it takes it along"
+
+
+def feeds(product: ir.Node, reader: ir.Node) -> bool:
+    """Tell whether a node multiplies and its output is read by one other node alone, once."""
+    if product.op_type not in ("Conv", "Gemm", "MatMul") or product.graph is not reader.graph:
+        return False
+    uses = list(product.outputs[0].uses())
+    return len(uses) == 1 and uses[0].node is reader and not product.outputs[0].is_graph_output()
+
+
 def nearest(node: ir.Node) -> str | None:
     """Resize that copies."""
     mode = node.attributes.get_string("mode", "nearest")

@@ -15,5 +15,8 @@ TABLE = Table(
     {},
     activations=("none",),
     weights=("int4", "int8", "uint4", "uint8"),
-    reasons=dict.fromkeys(("uint8", "int8", "uint16", "int16"), _NO_KERNELS),
+    reasons={
+        **dict.fromkeys(("uint8", "uint16", "int16"), _NO_KERNELS),
+        "int8": f"{_NO_KERNELS}; graphopt's operators read int8, where they are allowed (--operators)",
+    },
 )

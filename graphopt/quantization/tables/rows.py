@@ -38,6 +38,8 @@ class Row:
         joined: With ``either``: whether the runtime joins the operator to the only reader of a float output before it
             looks for integers, so that there must be a Q between them.
         direct: With ``move``: the runtime copies integers, but looks for no pattern of DQ and Q around it.
+        adds: With ``quantized``: the kernel can add a residual before it rounds. An Add that is the only reader of its
+            output then reads the float sum, with no Q between them, and gets the Q behind it.
         cost: Nanoseconds an element (of the larger side) in float, and on integers; not of ``compute``.
         when: Conditions, all of which must hold.
     """
@@ -51,6 +53,7 @@ class Row:
     output: Literal["quantized", "either", "other"] = "quantized"
     joined: Callable[[ir.Node, ir.Node], bool] | None = None
     direct: bool = False
+    adds: bool = False
     cost: tuple[float, float] = (0.25, 0.25)
     when: tuple[Condition, ...] = ()
 
