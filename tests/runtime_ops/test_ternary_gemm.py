@@ -1,0 +1,179 @@
+"""TernaryGemm: kernel = function = numpy; the integer part bit by bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from graphopt import runtime
+from graphopt.errors import GraphoptError
+from graphopt.runtime_ops.ternary_gemm.reference import pack, unpack
+from tests.runtime_ops import running
+
+REFUSALS = (GraphoptError, onnxruntime.capi.onnxruntime_pybind11_state.Fail, RuntimeError)
+QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+WEIGHTS = ("codes", "levels")
+SIZES = st.sampled_from([0, 1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 23, 31, 47, 48, 49, 64, 97, 101])
+
+
+def case(
+    rows: tuple[int, ...],
+    columns: int,
+    outputs: int,
+    *,
+    bits: int = 2,
+    kind: str = "uint8",
+    stored: bool = True,
+    levels: np.ndarray | None = None,
+    seed: int = 0,
+    exact: bool = True,
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Inputs and attributes; where ``exact``, scales of one and no bias, so that the sums themselves come out."""
+    rng = np.random.default_rng(seed)
+    if levels is None:
+        levels = np.array([-1, 0, 1, 0], np.int8) if bits == 2 else rng.integers(-64, 65, 16).astype(np.int8)
+    codes = rng.integers(0, 1 << bits, (outputs, -(-columns * bits // 8) * 8 // bits))  # padding is any code
+    bounds = np.iinfo(kind)
+    if stored:
+        x = rng.integers(bounds.min, bounds.max + 1, (*rows, columns)).astype(kind)
+    else:
+        x = (rng.normal(size=(*rows, columns)) * 60).astype(np.float32)
+    inputs = {
+        "x": x,
+        "codes": pack(codes, bits),
+        "levels": levels.astype(np.int8),
+        "scale": np.ones(outputs, np.float32) if exact else rng.uniform(0.01, 1, outputs).astype(np.float32),
+        "bias": np.zeros(1, np.float32) if exact else rng.normal(size=outputs).astype(np.float32),
+        "x_scale": np.array(1 if exact else rng.uniform(0.1, 2), np.float32),
+        "x_zero_point": np.array(rng.integers(bounds.min, bounds.max + 1), kind),
+    }
+    return inputs, {"bits": bits, "stored": int(stored)}
+
+
+@QUIET
+@given(
+    rows=st.lists(SIZES.filter(lambda size: size < 40), min_size=1, max_size=2),
+    columns=SIZES.filter(bool),  # onnxruntime's own product of nothing is not defined
+    outputs=SIZES,
+    bits=st.sampled_from([2, 4]),
+    kind=st.sampled_from(["uint8", "int8"]),
+    stored=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_sums_are_exact(
+    rows: list[int], columns: int, outputs: int, bits: int, kind: str, stored: bool, seed: int
+) -> None:
+    inputs, attributes = case(tuple(rows), columns, outputs, bits=bits, kind=kind, stored=stored, seed=seed)
+    running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, function=outputs > 0 and 0 not in rows)
+
+
+@pytest.mark.parametrize("shape", [(1, 130, 97), (3, 64, 48), (4, 257, 50), (9, 33, 1), (17, 1030, 200)])
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("stored", [True, False])
+def test_every_set_of_instructions(level: str, shape: tuple[int, int, int], bits: int, stored: bool) -> None:
+    rows, columns, outputs = shape
+    for kind in ("uint8", "int8"):
+        inputs, attributes = case((rows,), columns, outputs, bits=bits, kind=kind, stored=stored)
+        running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, function=False)
+
+
+@pytest.mark.parametrize("levels", [[-128, 127, 127, -128], [64, -64, 64, 64], [65, 65, -65, 65], [0, 0, 0, 0]])
+def test_the_largest_sums_do_not_saturate(level: str, levels: list[int]) -> None:
+    inputs, attributes = case((5,), 1000, 50, levels=np.array(levels))
+    inputs["x"][:] = 255
+    inputs["codes"][::2] = 0b01010101
+    running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, function=False)
+
+
+def test_scales_and_bias_are_those_of_the_definition(level: str) -> None:
+    for bits, stored in ((2, True), (4, False)):
+        inputs, attributes = case((7,), 300, 61, bits=bits, stored=stored, exact=False)
+        # Two roundings, in numpy and in the kernel; onnxruntime may join the function's last operators into one that
+        # rounds once: half a unit of the product, and of the sum.
+        running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, function=False)
+        running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, rtol=2**-22, atol=1e-3)
+
+
+def test_halves_are_rounded_to_even_and_the_rest_saturates(level: str) -> None:
+    x = np.array([[0.5, 1.5, 2.5, -0.5, -1.5, 1e9, -1e9, 126.5, 127.5, np.inf, -np.inf]], np.float32)
+    for kind in ("uint8", "int8"):
+        inputs, attributes = case((1,), 11, 11, kind=kind, stored=False, levels=np.array([0, 1, 0, 0]))
+        inputs["x"] = x
+        inputs["codes"] = pack(np.eye(11, dtype=np.uint8))
+        running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS)
+
+
+def test_threads_share_the_work() -> None:
+    for rows in (1, 6, 300):
+        inputs, attributes = case((rows,), 900, 700)
+        running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, threads=2, function=False)
+
+
+def test_no_columns_leave_the_bias() -> None:
+    inputs, attributes = case((3,), 0, 5, exact=False)
+    (found,) = running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, function=False)
+    np.testing.assert_array_equal(found, np.broadcast_to(inputs["bias"], (3, 5)))
+
+
+@pytest.mark.parametrize("opset", [18, 21, 25])
+def test_opsets_and_symbols(opset: int) -> None:
+    inputs, attributes = case((2, 3), 19, 7)
+    running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, opset=opset, symbolic=True)
+
+
+def test_packing_is_undone() -> None:
+    for bits in (2, 4):
+        codes = np.random.default_rng(0).integers(0, 1 << bits, (5, 11))
+        np.testing.assert_array_equal(unpack(pack(codes, bits), 11, bits), codes)
+
+
+@pytest.mark.parametrize(
+    ("constants", "change", "says"),
+    [
+        (("levels",), {}, "codes (input 1) must be an initializer"),
+        (("codes",), {}, "levels (input 2) must be an initializer"),
+        (WEIGHTS, {"levels": np.zeros(3, np.int8)}, "levels (input 2) must be [2 ** bits]"),
+        (WEIGHTS, {"codes": np.zeros((5, 2), np.uint8)}, "codes (input 1) must have ceil(K * bits / 8) columns"),
+        (WEIGHTS, {"scale": np.zeros(4, np.float32)}, "scale (input 3) must be [N] or [1]"),
+        (WEIGHTS, {"bias": np.zeros(4, np.float32)}, "bias (input 4) must be [N] or [1]"),
+        (WEIGHTS, {"x_scale": np.zeros(2, np.float32)}, "x_scale (input 5) must be a scalar"),
+        (WEIGHTS, {"x_zero_point": np.zeros(2, np.uint8)}, "x_zero_point (input 6) must be a scalar"),
+    ],
+)
+def test_refusals_say_what_is_wrong(constants: tuple[str, ...], change: dict[str, np.ndarray], says: str) -> None:
+    inputs, attributes = case((3,), 19, 5)
+    inputs.update(change)
+    with pytest.raises(REFUSALS) as caught:
+        model = running.ops_model("TernaryGemm", inputs, attributes, constants=constants, symbolic=True)
+        running.run(model, inputs)
+    assert says in str(caught.value)
+
+
+def test_a_session_serves_several_threads_at_once() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    cases = [case((rows,), 130, 60, kind="int8", seed=1) for rows in (1, 5, 40)]
+    session = running.open_session(
+        running.ops_model("TernaryGemm", cases[0][0], cases[0][1], constants=WEIGHTS, symbolic=True)
+    )
+
+    def once(i: int) -> bool:
+        feeds = {name: array for name, array in cases[i % 3][0].items() if name not in WEIGHTS}
+        feeds["x_zero_point"] = np.array(i % 7, np.int8)
+        weight = cases[0][0]["levels"][unpack(cases[0][0]["codes"], 130)].astype(np.int64)
+        (found,) = runtime.run(session, feeds)
+        return bool((found == (feeds["x"].astype(np.int64) - i % 7) @ weight.T).all())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(once, range(60)))
+
+
+def test_the_kernel_is_taken(tmp_path: Path) -> None:
+    inputs, attributes = case((3,), 19, 5)
+    model = running.ops_model("TernaryGemm", inputs, attributes, constants=WEIGHTS)
+    assert running.taken(model, tmp_path) == ["graphopt.TernaryGemm"]
