@@ -11,8 +11,10 @@ from graphopt.facts.store import Facts
 from graphopt.model_check import source_line
 from graphopt.report.axes import because
 from graphopt.report.culprits import called, culprits, unforced
-from graphopt.report.schema import ForcedRow, MaskRow, Moves
+from graphopt.report.schema import ForcedRow, MaskRow, Moves, OperatorCalls
 from graphopt.rewrite.moves import ROLE
+from graphopt.rewrite.operators import calls
+from graphopt.runtime_ops import library
 from graphopt.subgraphs import within
 
 
@@ -68,6 +70,12 @@ def _why_kept(mask: Mask, node: ir.Node, result: ir.Model, context: Context) -> 
     found = [one for axis, which in dead.items() for one in culprits(facts, plan, out, axis, which.mask)]
     readers = ", ".join(sorted({called(use.node) for use in out.uses()})) or "a graph output"
     return because(found) if found else f"read whole by {readers}{at}"
+
+
+def operator_calls(result: ir.Model) -> OperatorCalls | None:
+    """Return which runtime operators a result calls; None where it calls none."""
+    found = calls(result)
+    return OperatorCalls(found, library() is not None) if found else None
 
 
 def moves(model: ir.Model, context: Context, role: str) -> Moves:

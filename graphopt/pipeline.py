@@ -149,6 +149,9 @@ def optimize(
         from graphopt.quantization import pipeline as quantization
 
         result = quantization.run(original, result, data, way_of_quantizing, report)
+        if inserted and repeat and report.quantize is not None and report.quantize.declined is not None:
+            result = _lowered(result, settings, report)
+    report.operators = journal.operator_calls(result)
     report.input = info
     report.seconds = time.perf_counter() - started
     return Result(result, report)
@@ -249,6 +252,15 @@ def _without_growth(source: Any, settings: Settings, report: Report, step: Progr
     report.passes, report.after = again.passes, after
     other.warnings[:0] = context.warnings
     return other
+
+
+def _lowered(result: ir.Model, settings: Settings, report: Report) -> ir.Model:
+    """Return the model with runtime operators where quantization, which would have inserted them, was declined."""
+    context = rounds.prepare(models.clone(result), settings)
+    if not rounds.lower(context, lowerings(settings.target), report, lambda name, done, total: None):
+        return result
+    report.after = stats(context.model)
+    return context.model
 
 
 def _restorable(original: ir.Model, settings: Settings) -> bool:

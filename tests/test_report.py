@@ -40,7 +40,7 @@ from graphopt.verify import OutputRow, VerifyReport
 PROMISED = {
     "": {
         *("schema", "graphopt_version", "input", "output", "target", "plan", "seconds", "before", "after", "masks"),
-        *("axes", "scatters", "gathers", "passes", "verify", "measure", "quantize", "warnings"),
+        *("axes", "scatters", "gathers", "operators", "passes", "verify", "measure", "quantize", "warnings"),
     },
     "input": {"path", "bytes", "sha256"},
     "output": {"path", "bytes", "sha256"},

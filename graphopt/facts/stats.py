@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
+from graphopt.facts import stats_operators
 from graphopt.facts.ops.einsum import parse
 from graphopt.report.schema import Stats
 from graphopt.subgraphs import subgraphs
@@ -106,6 +107,7 @@ STORED: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("com.microsoft", "QLinearAdd"): (0, 3),
     ("com.microsoft", "QLinearConv"): (0, 3, 8),
     ("com.microsoft", "QLinearMul"): (0, 3),
+    **stats_operators.STORED,
 }
 """Inputs at which a constant of integers stands for numbers, by domain and operator."""
 
@@ -141,6 +143,8 @@ def macs(node: ir.Node) -> int:
     `M/group * prod(kernel)`. Gemm and MatMul: elements of the output times the contracted size. Einsum: the product of
     the sizes of all letters. Recurrent layers: elements of both weights for every step of every sample.
     """
+    if node.domain == stats_operators.DOMAIN:
+        return stats_operators.macs(node, _dims)
     rule = _MACS.get((_domain(node.domain), node.op_type))
     return rule(node) if rule is not None else 0
 
@@ -158,8 +162,10 @@ def _op_name(node: ir.Node) -> str:
 
 
 def _graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
-    """The main graph, the functions, and every graph nested in them."""
-    pending: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    """The main graph, the functions, and every graph nested in them; a runtime operator is one node, as others are."""
+    own = stats_operators.DOMAIN
+    functions = [function for function in model.functions.values() if function.domain != own]
+    pending: list[ir.Graph | ir.Function] = [model.graph, *functions]
     while pending:
         graph = pending.pop()
         yield graph
@@ -198,7 +204,7 @@ def _total_macs(model: ir.Model) -> int:
         pending: list[ir.Graph | ir.Function] = [body]
         while pending:
             for node in pending.pop():
-                if model.functions and node.op_identifier() in model.functions:
+                if node.domain != stats_operators.DOMAIN and node.op_identifier() in model.functions:
                     total += of_call(node.op_identifier())
                 else:
                     total += macs(node)

@@ -21,6 +21,7 @@ from graphopt.calibrate.solve import Method
 from graphopt.context import Context
 from graphopt.errors import ModelError, VerificationError
 from graphopt.facts.stats import stats
+from graphopt.journal import operator_calls
 from graphopt.pipeline import Result
 from graphopt.quantization import lowered, slower, steps
 from graphopt.quantization.data import NO_DATA, Data, drawn
@@ -136,6 +137,7 @@ def quantize(
     way = Way(request, shapes, verify, measure, plots, dry_run, step)
     way.require(data)
     result = run(original, original, data, way, report)
+    report.operators = operator_calls(result)
     report.seconds = time.perf_counter() - started
     return Result(result, report)
 

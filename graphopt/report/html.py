@@ -33,6 +33,7 @@ def render(report: Report) -> str:
         _section("Axes with dead positions", _axes(report)),
         _section("Scatters", _moves(report.scatters)),
         _section("Gathers", _moves(report.gathers)),
+        _section("Runtime operators", _called(report)),
         _section("Verification", _verification(report)),
         _section("Latency", _latency(report.measure)),
         _section("Quantization", html_quantized.summary(report.quantize)),
@@ -230,6 +231,10 @@ def _axes(report: Report) -> str:
         ),
         numbers=(1, 2, 3),
     )
+
+
+def _called(report: Report) -> str:
+    return "" if report.operators is None else f"<p>{escape(words.operator_calls(report.operators))}.</p>"
 
 
 def _moves(moves: Moves) -> str:

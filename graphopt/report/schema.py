@@ -130,6 +130,16 @@ class Measure:
 
 
 @dataclasses.dataclass
+class OperatorCalls:
+    """Runtime operators that the result calls."""
+
+    calls: dict[str, int] = dataclasses.field(default_factory=dict)
+    """How often, by name."""
+    library: bool = False
+    """Whether their library was there when the result was compared and measured; else they ran as functions."""
+
+
+@dataclasses.dataclass
 class Report:
     """Everything that one run did."""
 
@@ -147,6 +157,8 @@ class Report:
     axes: list[AxisRow] = dataclasses.field(default_factory=list)
     scatters: Moves = dataclasses.field(default_factory=Moves)
     gathers: Moves = dataclasses.field(default_factory=Moves)
+    operators: OperatorCalls | None = None
+    """None where the result calls no runtime operators."""
     passes: list[PassRow] = dataclasses.field(default_factory=list)
     verify: VerifyReport | None = None
     """None when verification was switched off."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphopt.report import words
-from graphopt.report.schema import AxisRow, MaskRow, Measure, Moves, Report, Stats, WarningRow
+from graphopt.report.schema import AxisRow, MaskRow, Measure, Moves, OperatorCalls, Report, Stats, WarningRow
 
 if TYPE_CHECKING:
     from graphopt.bench import BenchReport
@@ -30,6 +30,7 @@ def show(report: Report, console: Console) -> None:
     show_masks(report.masks, console)
     show_moves("Scatters", report.scatters, console)
     show_moves("Gathers", report.gathers, console)
+    show_operators(report.operators, console)
     show_warnings(report.warnings, console)
     if report.verify is not None:
         show_verification(report.verify, console, "" if report.quantize is None else " before it was quantized")
@@ -130,6 +131,12 @@ def show_moves(title: str, moves: Moves, console: Console, limit: int | None = R
     console.print(f"\n{title}: {moves.inserted} inserted on the way, {len(moves.remaining)} left")
     console.print(table)
     show_rest(len(moves.remaining), console, limit)
+
+
+def show_operators(found: OperatorCalls | None, console: Console) -> None:
+    """The runtime operators that the result calls, and whether they were native here."""
+    if found is not None:
+        console.print(f"\nRuntime operators: {words.operator_calls(found)}")
 
 
 def show_warnings(rows: Sequence[WarningRow], console: Console, limit: int | None = ROWS) -> None:

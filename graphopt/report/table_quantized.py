@@ -22,6 +22,7 @@ def show(report: Report, console: Console) -> None:
     assert found is not None
     console.print(_comparison([*_sizes(report), *_figures(report, found)]))
     _show_rest(found, console)
+    table.show_operators(report.operators, console)
     table.show_warnings(report.warnings, console)
 
 

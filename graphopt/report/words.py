@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphopt.report.quantized import NodeRow, QuantizeReport, TensorRow
+from graphopt.report.schema import OperatorCalls
 
 
 def count(value: int | None) -> str:
@@ -35,6 +36,13 @@ def change(before: float | None, after: float | None) -> str:
     if before == 0:
         return "new"
     return f"{100 * (after - before) / before:+.1f} %"
+
+
+def operator_calls(found: OperatorCalls) -> str:
+    """'Int8Conv 20, Int8Gemm 1; their library is loaded', or that they ran as functions."""
+    names = ", ".join(f"{name} {number}" for name, number in found.calls.items())
+    without = "their library is not here, so they ran as ONNX functions (graphopt ops)"
+    return f"{names}; {'their library is loaded' if found.library else without}"
 
 
 def milliseconds(value: float) -> str:

@@ -12,6 +12,7 @@ What no node calls any more is taken out at the end, with the import of the doma
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,12 @@ def define(model: ir.Model, name: str) -> None:
     for node in function:
         if node.domain == DOMAIN:
             define(model, node.op_type)
+
+
+def calls(model: ir.Model) -> dict[str, int]:
+    """Return how often a model calls each runtime operator, bodies included, by name."""
+    found = Counter(node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN)
+    return dict(sorted(found.items()))
 
 
 def remove_unused_functions(model: ir.Model) -> int:

@@ -190,6 +190,8 @@ def test_lowerings_run_once_and_last(monkeypatch: pytest.MonkeyPatch) -> None:
     for target, operators, inserted in (("cuda", None, True), ("cuda", False, False), ("cpu", True, False)):
         result = graphopt.optimize(small(), target=target, operators=operators, verify=False, measure=False)
         assert ("graphopt.Gather" in types(result.model)) == inserted
+        calls = result.report.operators.calls if result.report.operators is not None else {}
+        assert calls == ({"Gather": 1} if inserted else {})
         assert [row.name for row in result.report.passes].count("gather-behind-relu") == inserted
     assert result.report.passes[-1].name != "gather-behind-relu"
 
