@@ -1,0 +1,301 @@
+// Convolutions of signs on the CPU: BinaryConv (float out, scale and bias) and BinaryConvSign (int8 out, thresholds).
+//
+// x is packed once a call, the channels of a pixel and group side by side. Panels are 32 output pixels of an image: what
+// the window covers is gathered into one, with a mask of the places that lie in the padding if there are any, so that
+// these count in nothing. Rows of tiles are the output channels, whose results lie along the image as the output does.
+
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC optimize("fp-contract=off")  // a product is rounded before the bias is added, as the definition says
+#endif
+
+#include <algorithm>
+#include <cstring>
+
+#include "binary_shape.h"
+#include "binary_signs.h"
+#include "binary_weights.h"
+#include "cpu.h"
+
+namespace graphopt {
+namespace {
+
+using namespace binary;
+
+constexpr int64_t kChannelsOfUnit = 64;  // fewer would gather panels too often
+
+struct ToFloat {
+  using Out = float;
+  const float* scale;
+  const float* bias;
+
+  GRAPHOPT_INLINE void operator()(const int32_t* differ, const int32_t* valid, int64_t channel, int64_t count,
+                                  float* out) const {
+    const float by = scale[channel], plus = bias[channel];
+    for (int64_t l = 0; l < count; ++l) out[l] = static_cast<float>(valid[l] - 2 * differ[l]) * by + plus;
+  }
+};
+
+struct ToSign {
+  using Out = int8_t;
+  const float* threshold;
+
+  GRAPHOPT_INLINE void operator()(const int32_t* differ, const int32_t* valid, int64_t channel, int64_t count,
+                                  int8_t* out) const {
+    const float limit = threshold[channel];
+    int64_t l = 0;
+    for (; l + kSide <= count; l += kSide) {
+      Integers sums, unequal;
+      std::memcpy(&unequal, differ + l, sizeof unequal);
+      std::memcpy(&sums, valid + l, sizeof sums);
+      sums -= 2 * unequal;
+      GRAPHOPT_STORE_SIGNS(__builtin_convertvector(sums, Floats) > limit, out + l);
+    }
+    for (; l < count; ++l) out[l] = static_cast<float>(valid[l] - 2 * differ[l]) > limit ? 1 : -1;
+  }
+};
+
+// Channels of a tile: `out` is the first one's number for the first pixel of the panel, the next one's is `plane` on.
+template <class To>
+GRAPHOPT_INLINE void finish(const To& to, const int32_t* differ, const int32_t* valid, int64_t rows, int64_t channel,
+                            int64_t count, typename To::Out* out, int64_t plane) {
+  for (int64_t r = 0; r < rows; ++r) {
+    if (count == kLanes) {  // a size that the compiler knows
+      to(differ + r * kLanes, valid, channel + r, kLanes, out + r * plane);
+    } else {
+      to(differ + r * kLanes, valid, channel + r, count, out + r * plane);
+    }
+  }
+}
+
+template <class To>
+using Finish = void (*)(const To&, const int32_t*, const int32_t*, int64_t, int64_t, int64_t, typename To::Out*,
+                        int64_t);
+
+template <class To>
+void finish_portable(const To& to, const int32_t* differ, const int32_t* valid, int64_t rows, int64_t channel,
+                     int64_t count, typename To::Out* out, int64_t plane) {
+  finish(to, differ, valid, rows, channel, count, out, plane);
+}
+
+#if defined(GRAPHOPT_X86)
+template <class To>
+GRAPHOPT_AVX2 void finish_avx2(const To& to, const int32_t* differ, const int32_t* valid, int64_t rows,
+                               int64_t channel, int64_t count, typename To::Out* out, int64_t plane) {
+  finish(to, differ, valid, rows, channel, count, out, plane);
+}
+
+template <class To>
+GRAPHOPT_AVX512 void finish_avx512(const To& to, const int32_t* differ, const int32_t* valid, int64_t rows,
+                                   int64_t channel, int64_t count, typename To::Out* out, int64_t plane) {
+  finish(to, differ, valid, rows, channel, count, out, plane);
+}
+#endif
+
+template <class To>
+Finish<To> finisher() {
+#if defined(GRAPHOPT_X86)
+  if (cpu() >= Cpu::kAvx512) return finish_avx512<To>;
+  if (cpu() >= Cpu::kAvx2) return finish_avx2<To>;
+#endif
+  return finish_portable<To>;
+}
+
+// The sizes of one call.
+struct Image {
+  int64_t batch, height, width;          // of the input
+  int64_t out_height, out_width;         // of the output
+  int64_t pixels() const { return height * width; }
+  int64_t out_pixels() const { return out_height * out_width; }
+};
+
+// What a thread gathers into; kept from call to call.
+struct Gathered {
+  std::vector<Word> words, mask;
+  int32_t valid[kLanes];
+  bool whole;  // no place lies in the padding
+};
+
+// A model's input 0 is [B, C, H, W] (float or int8), input 1 the bits [M, kH, kW, ceil(C / group / 8)].
+template <class T, class To>
+class BinaryConv : public Kernel {
+ public:
+  explicit BinaryConv(const Info& info) : window_(Window::of(info)) {
+    const Tensor weights = packed_weights(info, 4, window_.channels, "channels");
+    filters_ = weights.shape[0];
+    down_ = weights.shape[1];
+    across_ = weights.shape[2];
+    require(filters_ % window_.group == 0, "weights (input 1): the number of filters is no multiple of group");
+    require(down_ >= 1 && across_ >= 1, "weights (input 1): the window is empty");
+    per_tap_ = words(window_.channels);
+    bits_.resize(filters_ * down_ * across_ * per_tap_);
+    for (int64_t tap = 0; tap < filters_ * down_ * across_; ++tap) {
+      load_bits(weights.as<uint8_t>() + tap * weights.shape[3], window_.channels, bits_.data() + tap * per_tap_);
+    }
+  }
+
+  void compute(Call& call) override {
+    const Tensor x = call.input(0);
+    require(x.rank() == 4, "x (input 0) must have four axes");
+    if (x.shape[1] != window_.channels * window_.group) {
+      throw Error("x (input 0) has " + std::to_string(x.shape[1]) + " channels, the weights want " +
+                  std::to_string(window_.channels * window_.group));
+    }
+    const Image image{x.shape[0], x.shape[2], x.shape[3], window_.out(0, x.shape[2], down_),
+                      window_.out(1, x.shape[3], across_)};
+    const To to = epilogue(call);
+    const Tensor out = call.output(0, {image.batch, filters_, image.out_height, image.out_width});
+    if (out.count() == 0) return;
+    static thread_local std::vector<Word> kept;  // the other threads read it while this one waits
+    const int64_t stride = window_.group * per_tap_;
+    const int64_t needed = image.batch * image.pixels() * stride;
+    if (static_cast<int64_t>(kept.size()) < needed) kept.resize(needed);
+    Word* packed = kept.data();
+    pack(call, x.as<T>(), image, packed);
+
+    // A unit is a panel of an image and group, and all of the group's filters or, where there are few panels, some.
+    const int64_t filters = filters_ / window_.group;
+    const int64_t panels = (image.out_pixels() + kLanes - 1) / kLanes;
+    const int64_t least = image.batch * window_.group * panels;
+    const int64_t parts = std::max<int64_t>(1, std::min(filters / kChannelsOfUnit, 16 / std::max<int64_t>(least, 1)));
+    const int64_t part = round_up((filters + parts - 1) / parts, kRows);
+    const int64_t work = part * kLanes * (down_ * across_ * per_tap_ + 1);
+    call.parallel(least * parts, std::max<int64_t>(1, (1 << 17) / work), [&](int64_t first, int64_t last) {
+      static thread_local Gathered gathered;
+      int64_t present = -1;
+      for (int64_t u = first; u < last; ++u) {
+        const int64_t which = u / parts, from = u % parts * part;
+        const int64_t panel = which % panels, group = which / panels % window_.group, item = which / panels / window_.group;
+        if (which != present) gather(packed + item * image.pixels() * stride + group * per_tap_, image, panel, gathered);
+        present = which;
+        const int64_t start = group * filters + from, end = group * filters + std::min(filters, from + part);
+        unit(to, gathered, image, panel, start, end,
+             out.to<typename To::Out>() + (item * filters_ + start) * image.out_pixels() + panel * kLanes);
+      }
+    });
+  }
+
+ private:
+  To epilogue(const Call& call) const {
+    if constexpr (std::is_same_v<To, ToFloat>) {
+      return {channels_of(call, 2, filters_, "scale"), channels_of(call, 3, filters_, "bias")};
+    } else {
+      return {channels_of(call, 2, filters_, "threshold")};
+    }
+  }
+
+  // packed[((item * H + y) * W + x) * stride + group * words + w]
+  void pack(Call& call, const T* x, const Image& image, Word* packed) const {
+    constexpr int64_t kPixels = 256;
+    const int64_t plane = image.pixels(), blocks = (plane + kPixels - 1) / kPixels;
+    const int64_t stride = window_.group * per_tap_;
+    const int64_t grain = std::max<int64_t>(1, (1 << 16) / (kPixels * (window_.channels + 1)));
+    call.parallel(image.batch * window_.group * blocks, grain, [&](int64_t first, int64_t last) {
+      for (int64_t u = first; u < last; ++u) {
+        const int64_t plot = u / blocks, from = u % blocks * kPixels;  // item * group + group
+        pack_pixels(x + plot * window_.channels * plane, plane, window_.channels, from,
+                    std::min(plane, from + kPixels),
+                    packed + plot / window_.group * plane * stride + plot % window_.group * per_tap_, stride);
+      }
+    });
+  }
+
+  // The words under the window of every pixel of a panel.
+  void gather(const Word* source, const Image& image, int64_t panel, Gathered& into) const {
+    const int64_t first = panel * kLanes, count = std::min(kLanes, image.out_pixels() - first);
+    const int64_t width = round_up(count, kStep), taps = down_ * across_;
+    const int64_t stride = window_.group * per_tap_;
+    into.words.resize(std::max<size_t>(into.words.size(), taps * per_tap_ * kLanes));
+    into.mask.resize(std::max<size_t>(into.mask.size(), taps * kLanes));
+    for (int64_t l = 0; l < kLanes; ++l) into.valid[l] = 0;
+    into.whole = true;
+    for (int64_t ky = 0; ky < down_; ++ky) {
+      for (int64_t kx = 0; kx < across_; ++kx) {
+        Word* words = into.words.data() + (ky * across_ + kx) * per_tap_ * width;
+        Word* mask = into.mask.data() + (ky * across_ + kx) * width;
+        for (int64_t l = count; l < width; ++l) {
+          mask[l] = 0;
+          for (int64_t w = 0; w < per_tap_; ++w) words[w * width + l] = 0;
+        }
+        // Pixels of one row of the output at a time: those in [from, to) lie in the input.
+        for (int64_t l = 0; l < count;) {
+          const int64_t y = (first + l) / image.out_width, x = (first + l) % image.out_width;
+          const int64_t run = std::min(count - l, image.out_width - x);
+          const int64_t iy = y * window_.strides[0] - window_.pads[0] + ky * window_.dilations[0];
+          const int64_t ix = x * window_.strides[1] - window_.pads[1] + kx * window_.dilations[1];
+          int64_t from = 0, to = 0;
+          if (iy >= 0 && iy < image.height) {
+            from = std::min(run, ix >= 0 ? 0 : (-ix + window_.strides[1] - 1) / window_.strides[1]);
+            to = ix >= image.width ? 0 : std::min(run, (image.width - 1 - ix) / window_.strides[1] + 1);
+            to = std::max(from, to);
+          }
+          into.whole = into.whole && from == 0 && to == run;
+          for (int64_t i = 0; i < run; ++i) {
+            const bool inside = i >= from && i < to;
+            mask[l + i] = inside ? ~Word{0} : 0;
+            into.valid[l + i] += inside ? static_cast<int32_t>(window_.channels) : 0;
+          }
+          if (from < to) copy(source + (iy * image.width + ix + from * window_.strides[1]) * stride,
+                              stride * window_.strides[1], to - from, words + l + from, width);
+          for (int64_t w = 0; w < per_tap_; ++w) {
+            for (int64_t i = 0; i < from; ++i) words[w * width + l + i] = 0;
+            for (int64_t i = to; i < run; ++i) words[w * width + l + i] = 0;
+          }
+          l += run;
+        }
+      }
+    }
+  }
+
+  // The words of `count` pixels, `step` words apart, into lanes.
+  void copy(const Word* source, int64_t step, int64_t count, Word* out, int64_t width) const {
+    if (step == 1) {  // implies one word a pixel
+      std::memcpy(out, source, count * sizeof(Word));
+      return;
+    }
+    for (int64_t w = 0; w < per_tap_; ++w) {
+      for (int64_t i = 0; i < count; ++i) out[w * width + i] = source[i * step + w];
+    }
+  }
+
+  // Filters start to end of a panel.
+  void unit(const To& to, const Gathered& gathered, const Image& image, int64_t which, int64_t start, int64_t end,
+            typename To::Out* out) const {
+    const int64_t taps = down_ * across_, length = taps * per_tap_;
+    const int64_t count = std::min(kLanes, image.out_pixels() - which * kLanes);
+    const int64_t width = round_up(count, kStep);
+    const Panel panel = gathered.whole
+                            ? Panel{gathered.words.data(), width, nullptr, 1, length}
+                            : Panel{gathered.words.data(), width, gathered.mask.data(), taps, per_tap_};
+    alignas(64) int32_t differ[kRows * kLanes];
+    for (int64_t m = start; m < end; m += kRows) {
+      const int64_t rows = std::min(kRows, end - m);
+      tile_(bits_.data() + m * length, length, rows, panel, differ);
+      finish_(to, differ, gathered.valid, rows, m, count, out + (m - start) * image.out_pixels(), image.out_pixels());
+    }
+  }
+
+  Window window_;
+  int64_t filters_ = 0, down_ = 0, across_ = 0, per_tap_ = 0;
+  std::vector<Word> bits_;  // [M, kH, kW, words]
+  Tile tile_ = tile();
+  Finish<To> finish_ = finisher<To>();
+};
+
+template <OrtElementType kOut>
+void infer(Inference& inference) {
+  infer_window(inference, kOut);
+}
+
+const Register of_float({"BinaryConv", kCpu, {{kFloat}, {kUint8}, {kFloat}, {kFloat}}, {{kFloat}},
+                         make<BinaryConv<float, ToFloat>>, infer<kFloat>});
+const Register of_int8({"BinaryConv", kCpu, {{kInt8}, {kUint8}, {kFloat}, {kFloat}}, {{kFloat}},
+                        make<BinaryConv<int8_t, ToFloat>>, infer<kFloat>});
+const Register sign_of_float({"BinaryConvSign", kCpu, {{kFloat}, {kUint8}, {kFloat}}, {{kInt8}},
+                              make<BinaryConv<float, ToSign>>, infer<kInt8>});
+const Register sign_of_int8({"BinaryConvSign", kCpu, {{kInt8}, {kUint8}, {kFloat}}, {{kInt8}},
+                             make<BinaryConv<int8_t, ToSign>>, infer<kInt8>});
+
+}  // namespace
+}  // namespace graphopt
