@@ -205,6 +205,8 @@ class SparseConv : public Kernel {
       std::fill(to, to + begin, 0.0f);
       if (step == 1) {
         std::memcpy(to + begin, from + begin, static_cast<size_t>(end - begin) * sizeof(float));
+      } else if (step == 2) {  // a constant that compilers make vectors of
+        for (int64_t j = begin; j < end; ++j) to[j] = from[j * 2];
       } else {
         for (int64_t j = begin; j < end; ++j) to[j] = from[j * step];
       }

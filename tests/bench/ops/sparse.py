@@ -9,6 +9,7 @@ them, once for a chain. Ratios are those of the fastest tenth: above 1 the spars
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,7 +76,7 @@ def weights(case: Conv | Gemm, zeros: float) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     widths = case.channels if isinstance(case, Conv) else case.widths
     found = []
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in itertools.pairwise(widths):
         square = (case.kernel, case.kernel) if isinstance(case, Conv) else ()
         shape = (after, before, *square) if isinstance(case, Conv) else (before, after)
         kept = rng.random(shape) >= zeros
@@ -148,7 +149,9 @@ def main() -> None:
             if options.only not in case.name:
                 continue
             feeds = {"x": example(case)}
-            ways = {zeros: bound(net(case, weights(case, zeros), sparse=True), feeds, threads=threads) for zeros in shares}
+            ways = {
+                zeros: bound(net(case, weights(case, zeros), sparse=True), feeds, threads=threads) for zeros in shares
+            }
             dense = bound(net(case, weights(case, 0.9), sparse=False), feeds, threads=threads)
             times = interleaved(
                 {"dense": dense, **{str(zeros): way for zeros, way in ways.items()}}, seconds=options.seconds
