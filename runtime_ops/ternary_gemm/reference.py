@@ -6,7 +6,7 @@ import numpy as np
 
 
 def pack(codes: np.ndarray, bits: int = 2) -> np.ndarray:
-    """Return codes ``[N, K]`` as bytes ``[N, ceil(K * bits / 8)]``: code ``k`` is at bit ``k * bits % 8`` of its byte."""
+    """Return codes ``[N, K]`` as bytes ``[N, ceil(K * bits / 8)]``; code ``k`` starts at bit ``k * bits % 8``."""
     each = 8 // bits
     rows, size = codes.shape
     padded = np.zeros((rows, -(-size // each) * each), np.uint8)

@@ -1,7 +1,7 @@
 """Weights of two and four bits against onnxruntime's int8 products.
 
-``python -m tests.bench.ops.lowbit [--seconds S] [--threads N]... [--only TEXT]``: TernaryGemm on uint8 activations beside
-the three products of onnxruntime that compute the same from int8 weights (``QLinearMatMul``, which gives uint8,
+``python -m tests.bench.ops.lowbit [--seconds S] [--threads N]... [--only TEXT]``: TernaryGemm on uint8 activations
+beside the three products of onnxruntime that compute the same from int8 weights (``QLinearMatMul``, which gives uint8,
 ``MatMulInteger``, which gives int32, and ``com.microsoft.MatMulIntegerToFloat``), its 2-bit ``MatMulNBits`` and its
 float32 ``MatMul``. Ratios are those of the fastest tenth: above 1, TernaryGemm with two bits is faster.
 """
