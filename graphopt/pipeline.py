@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from graphopt.quantization.request import Request
     from graphopt.verify import Reference
 
-INPUT = "input"
+INPUT, STANDARD = "input", "standard"
 
 FOLDING = ("fold-masks", "fold-batch-norm", "fold-dead", "tidy")
 """Passes that only take operators away."""
@@ -113,11 +113,11 @@ def optimize(
     one_of("target", target, TARGETS)
     one_of("plan", plan, get_args(Kind))
     selected, repeat = select(passes, recipe)
-    inserted = operators_on(target, operators)
-    settings = Settings(tuple(selected), repeat, target, plan, assume_finite, costs(target), inserted)
+    allowed = operators_on(target, operators)
+    settings = Settings(tuple(selected), repeat, target, plan, assume_finite, costs(target), allowed)
     usual = {"target": target, "operators": operators}
     way_of_quantizing = _quantization(quantize, data, usual, shapes, verify, measure, progress)
-    if inserted and repeat and way_of_quantizing is None:  # else they come last, behind Q and DQ
+    if allowed and repeat and way_of_quantizing is None:  # else they come last, behind Q and DQ
         settings = replace(settings, lowerings=tuple(lowerings(target)))
     started = time.perf_counter()
     step = progress or (lambda name, done, total: None)
@@ -126,13 +126,17 @@ def optimize(
     info = FileInfo(**models.file_info(model)) if isinstance(model, (str, os.PathLike)) else FileInfo()
     comparison = Comparison(samples, rtol, atol, seed, shapes)
     reference: Reference | None = None
+    inserted = False
     measured = measure and repeat and plan == "fastest" and target != "portable"
     ways = _ways(settings, measured)
     while True:
         way, chosen = next(ways)
+        if way == STANDARD and not inserted:
+            continue
         # Without a comparison and without functions to restore, the copy that was loaded may be edited itself.
         copied = verify or measured or quantize is not None or bool(original.functions)
         report, context, result = _attempt(original, model, chosen, copied, step)
+        inserted = bool(chosen.lowerings) and journal.operator_calls(result) is not None
         if way == INPUT:
             context.warn(
                 "nothing-faster", "whatever was tried measured slower than the input, which is returned as it is"
@@ -149,7 +153,7 @@ def optimize(
         from graphopt.quantization import pipeline as quantization
 
         result = quantization.run(original, result, data, way_of_quantizing, report)
-        if inserted and repeat and report.quantize is not None and report.quantize.declined is not None:
+        if allowed and repeat and report.quantize is not None and report.quantize.declined is not None:
             result = _lowered(result, settings, report)
     report.operators = journal.operator_calls(result)
     report.input = info
@@ -194,7 +198,9 @@ def fold(context: Context) -> None:
 def _ways(settings: Settings, measured: bool) -> Iterator[tuple[str, Settings]]:
     """Yield what to try, the best first; all but the first only for results that turn out to be slow."""
     yield settings.plan, settings
+    settings = replace(settings, lowerings=())
     if measured:
+        yield STANDARD, settings
         yield "still", replace(settings, costs=settings.costs.still())
         yield "folded", replace(settings, passes=tuple(item for item in settings.passes if item.name in FOLDING))
         yield INPUT, replace(settings, passes=())

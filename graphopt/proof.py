@@ -73,6 +73,10 @@ def _culprit(original: ir.Model, reference: Reference, settings: Settings, conte
                 return item.name
         if fingerprint(again.model) == before:
             break
+    for item in settings.lowerings:
+        item.run(again)
+        if not reference.compare(again.model).passed:
+            return item.name
     return selected[-1].name
 
 

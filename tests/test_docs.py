@@ -106,7 +106,7 @@ def test_commands_of_quantization_run(tmp_path: Path, monkeypatch: pytest.Monkey
     np.savez(tmp_path / "calib.npz", x=images())
     page = (ROOT / "docs/quantization.md").read_text(encoding="utf-8")
     commands = [line.partition(" #")[0].split()[1:] for line in page.splitlines() if line.startswith("graphopt ")]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         assert main([part.replace("decoder", "model") for part in command]) == 0
     assert {"model.int8.onnx", "small.int8.onnx", "model.int4.onnx"} < {path.name for path in tmp_path.iterdir()}

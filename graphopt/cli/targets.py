@@ -23,9 +23,10 @@ _MEANING = {
 
 
 def command(json: options.Json = False) -> None:
-    """List what `--target` may be, whether onnxruntime can run it here, figures of the plan, types of quantization."""
+    """List what `--target` may be: whether it runs here, figures of the plan, types of quantization, operators."""
     from graphopt import runtime, targets
     from graphopt.quantization.tables import TABLES
+    from graphopt.targets.lowerings import LOWERINGS
 
     available = runtime.onnxruntime.get_available_providers()
     rows = [
@@ -38,8 +39,10 @@ def command(json: options.Json = False) -> None:
             "quantize": {
                 "weights": list(TABLES[name].weights),
                 "activations": list(TABLES[name].activations),
+                "with_operators": _with_operators(name),
                 "weights_only": {what: _weights_only(name, what) for what in ("bits", "blocks")},
             },
+            "lowerings": {kind: dataclasses.asdict(row) for kind, row in LOWERINGS[name].items()},
         }
         for name in _MEANING
     ]
@@ -64,12 +67,18 @@ def command(json: options.Json = False) -> None:
     terminal.output().print(
         table.listing(
             ("target", "weights", "activations", "weights only"),
-            (
-                (name, *(_listed(types) for types in (TABLES[name].weights, TABLES[name].activations)), _bits(name))
-                for name in _MEANING
-            ),
+            ((name, _listed(TABLES[name].weights), _activations(name), _bits(name)) for name in _MEANING),
         )
     )
+    lowered = [(name, kind, row) for name in _MEANING for kind, row in LOWERINGS[name].items()]
+    if lowered:
+        typer.echo("\nWhat becomes a runtime operator (--operators; by default for cuda):")
+        terminal.output().print(
+            table.listing(
+                ("target", "work", "pass", "otherwise"),
+                ((name, kind, row.passes, row.reason) for name, kind, row in lowered),
+            )
+        )
 
 
 def _figures(name: str) -> str:
@@ -79,6 +88,21 @@ def _figures(name: str) -> str:
     if name not in targets.DEFAULTS or name == "portable":
         return "none"
     return str(targets.file_of(name)) if targets.file_of(name).is_file() else "shipped"
+
+
+def _with_operators(name: str) -> list[str]:
+    """Types of activations that runtime operators read, beside those of the target itself."""
+    from graphopt.quantization.tables import TABLES, WITH_OPERATORS
+
+    more = WITH_OPERATORS.get(name)
+    return [] if more is None else [one for one in more.activations if one not in TABLES[name].activations]
+
+
+def _activations(name: str) -> str:
+    from graphopt.quantization.tables import TABLES
+
+    more = _with_operators(name)
+    return _listed(TABLES[name].activations) + (f"; with runtime operators {_listed(more)}" if more else "")
 
 
 def _listed(types: Sequence[str]) -> str:

@@ -119,8 +119,8 @@ class WarningRow:
 class Measure:
     """Latencies before anything was written: medians of runs in turn on one thread, and the median of their ratios.
 
-    ``way`` says which plan was kept: ``fastest``; ``still``, without gathers and scatters; ``folded``, masks folded
-    only; ``quantized``; ``input``, nothing.
+    ``way`` says which plan was kept: ``fastest``; ``standard``, without runtime operators; ``still``, without gathers
+    and scatters; ``folded``, masks folded only; ``quantized``; ``input``, nothing.
     """
 
     input_ms: float
