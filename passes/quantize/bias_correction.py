@@ -32,8 +32,9 @@ class BiasCorrection:
     2. Layers are taken in the order of their depth, in at most ``passes`` portions: the data is read once by the float
        model and once for each portion, by as much of the quantized model as that needs. Of the layers of a portion,
        those that are not the first get ``E[y] - E[y'] - W' (E[x] - E[x'])``, their own share of what they lack.
-    3. The same with its own share for every layer, which needs the data once more. What brings the outputs nearer to
-       the float ones on the calibration data (256 samples) is taken; no bias is changed if neither does.
+    3. The same with its own share for every layer, and for the layers with no other one behind them alone, which needs
+       the data once more each. Of the three, what brings the outputs nearest to the float ones on the calibration data
+       (256 samples) is taken; no bias is changed if none does.
     4. A layer without a bias gets one; the addend of a MatMul is the constant of the Add behind it.
 
     *Options*: ``passes``: portions of rule 2.
@@ -67,10 +68,14 @@ class BiasCorrection:
         means = _means(context.model, found, context)
         seen = Fidelity(context.model, state.batches(), COMPARED)
         best, chosen = worst(seen.of(steps.inserted(context))), {}
-        for portions, own in ((self.passes, False), (1, True)):
+        for way in (
+            _by_portions(found, levels, self.passes),
+            [(found, [])],
+            [(last := _last(context.model, found), last)],
+        ):
             state.corrections = {}
-            for portion in np.array_split(np.unique(list(levels.values())), min(portions, max(levels.values()))):
-                _correct(context, [site for site in found if levels[site.node] in portion], own, levels, means)
+            for sites_now, whole in way:
+                _correct(context, sites_now, whole, means)
             reached = worst(seen.of(steps.inserted(context)))
             if best is not None and (reached is None or reached > best):
                 best, chosen = reached, state.corrections
@@ -93,6 +98,31 @@ def _levels(graph: ir.Graph, found: Sequence[Site]) -> dict[ir.Node, int]:
             deepest = levels[node] = deepest + 1
         level.update(dict.fromkeys(node.outputs, deepest))
     return levels
+
+
+def _by_portions(
+    found: Sequence[Site], levels: dict[ir.Node, int], portions: int
+) -> list[tuple[Sequence[Site], Sequence[Site]]]:
+    """Return the layers of each portion, and those among them that are its first."""
+    ordered = np.unique(list(levels.values()))
+    cut = np.array_split(ordered, min(portions, ordered.size))
+    return [
+        ([s for s in found if levels[s.node] in some], [s for s in found if levels[s.node] == some[0]]) for some in cut
+    ]
+
+
+def _last(model: ir.Model, found: Sequence[Site]) -> list[Site]:
+    """Return the layers with no other layer behind them."""
+    nodes = {site.node for site in found}
+    leads: set[ir.Value] = set()
+    last = []
+    for node in reversed(list(model.graph)):
+        behind = any(value in leads for value in node.outputs)
+        if node in nodes and not behind:
+            last.append(node)
+        if behind or node in nodes:
+            leads.update(value for value in node.inputs if value is not None)
+    return [site for site in found if site.node in last]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,23 +169,21 @@ def _summed(site: Site) -> int:
     return 0 if site.node.attributes.get_int("transA", 0) else -1
 
 
-def _correct(
-    context: Context, chosen: list[Site], own: bool, levels: dict[ir.Node, int], means: dict[ir.Node, _Means]
-) -> None:
-    """Measure the quantized model as it is now and add the corrections of one portion.
+def _correct(context: Context, chosen: Sequence[Site], whole: Sequence[Site], means: dict[ir.Node, _Means]) -> None:
+    """Measure the quantized model as it is now and add the corrections of some layers.
 
-    ``own``: every layer gets its own share only, and not just those that are behind others of the portion.
+    Those of ``whole`` get all that they lack, the others their own share of it.
     """
     state = context.quantization
     assert state is not None
     now = _means(steps.inserted(context), chosen, context)
-    first = min(levels[site.node] for site in chosen)
+    everything = {site.node for site in whole}
     for site in chosen:
         exact, found = means[site.node], now[site.node]
         if exact.written is None or found.written is None:
             continue
         lacks = exact.written - found.written
-        if own or levels[site.node] != first:
+        if site.node not in everything:
             if exact.read is None or found.read is None or found.weight is None:
                 continue
             lacks = lacks - _product(site, found.weight, exact.read - found.read)

@@ -14,9 +14,10 @@ from graphopt import registry, runtime
 from graphopt.calibrate.channels import measure
 from graphopt.context import Context
 from graphopt.errors import UsageError
-from graphopt.passes.quantize.bias_correction import BiasCorrection
+from graphopt.passes.quantize import bias_correction
+from graphopt.passes.quantize.bias_correction import BiasCorrection, _last
 from graphopt.quantization import steps
-from graphopt.quantization.corrections import sites
+from graphopt.quantization.corrections import Site, sites
 from graphopt.quantization.kernels import kernels
 from tests.ops.net import Net
 from tests.quantization.smooth import Batch, context_of
@@ -156,3 +157,39 @@ def test_options() -> None:
     assert registry.parse("bias-correction{passes=3}") == [BiasCorrection(3)]
     with pytest.raises(UsageError):
         registry.parse("bias-correction{passes=0}")
+
+
+@pytest.mark.parametrize(("layers", "last"), [(1, [0]), (2, [1]), (5, [4])])
+def test_the_last_layers_have_no_other_behind_them(layers: int, last: list[int]) -> None:
+    context = calibrated(chain(layers=layers), data(SHAPES["Conv"]))
+    found = sites(context, context.quantization.placement)  # type: ignore[union-attr]
+    assert _last(context.model, found) == [found[at] for at in last]
+
+
+def test_two_heads_are_both_last_and_what_they_share_is_not() -> None:
+    net = Net(opset=21, seed=5)
+    shared = net("Relu", net("Conv", net.input("x", "N", 3, 6, 6), net.normal(WIDTH, 3, 3, 3), net.normal(WIDTH)))
+    heads = [net("Sigmoid", net("Conv", shared, net.normal(4, WIDTH, 1, 1), net.normal(4))) for _ in range(2)]
+    context = calibrated(net.model(*heads), data(SHAPES["Conv"]))
+    found = sites(context, context.quantization.placement)  # type: ignore[union-attr]
+    assert len(found) == 3 and _last(context.model, found) == found[1:]
+
+
+def test_the_last_layer_alone_where_corrections_of_all_do_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = data(SHAPES["Conv"])
+    context = calibrated(chain(), batches)
+    state = context.quantization
+    assert state is not None
+    real, wrong = bias_correction._correct, mean_errors(context, batches, 1)
+
+    def harmful(context: Context, chosen: Sequence[Site], whole: Sequence[Site], means: Any) -> None:
+        real(context, chosen, whole, means)
+        if len(chosen) == 1 and list(whole) == list(chosen) and len(state.corrections) == 1:
+            return  # the last one alone
+        state.corrections = {node: added + 100 for node, added in state.corrections.items()}
+
+    monkeypatch.setattr(bias_correction, "_correct", harmful)
+    assert BiasCorrection(passes=1).run(context)
+    found = sites(context, state.placement)
+    assert list(state.corrections) == [found[-1].node]
+    assert mean_errors(context, batches, 1).max() < 0.05 * wrong.max()  # what is left: the steps of the output itself
