@@ -121,7 +121,7 @@ bench-ops: $(VENV)/.ready-dev ops
 # On a machine with a GPU: GPU_PYTHON has torch, onnx and onnx_ir, GPU_PYTHONPATH holds an unpacked onnxruntime-gpu.
 GPU_PYTHON     ?= python3
 GPU_PYTHONPATH ?=
-GPU_OUT        ?= build/gpu-check.md
+GPU_OUT        ?= runtime_ops/RESULTS.md
 
 gpu-check:
 	@cmake -S runtime_ops -B build/gpu -DGRAPHOPT_CUDA=ON $(if $(GPU_ARCH),-DCMAKE_CUDA_ARCHITECTURES=$(GPU_ARCH))

@@ -20,6 +20,9 @@ LEVELS = ("portable", "avx2", "avx512", "avx512_vnni")
 THREADS = int(os.environ.get("GRAPHOPT_TEST_THREADS", "1"))
 """Of a session, where a test does not say: the run with ThreadSanitizer wants two."""
 
+PROVIDER = os.environ.get("GRAPHOPT_TEST_PROVIDER", "cpu")
+"""Of a session with the library: the check on a GPU wants ``cuda``."""
+
 OPSET = 18
 """Of the models here: the lowest that every definition can be written in."""
 
@@ -90,6 +93,7 @@ def open_session(
     """Return a session of a model with the native kernels, or with the functions alone; skips without the library."""
     if library:
         need_library()
+        options.setdefault("provider", PROVIDER)
     loaded = ir.from_proto(model) if isinstance(model, onnx.ModelProto) else model
     return runtime.session(loaded, threads=threads, operators=library, **options)
 

@@ -1,0 +1,154 @@
+"""Sessions in onnxruntime's CUDA provider, their times, and what the device can do at most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from graphopt import runtime_ops
+
+Feeds = Mapping[str, np.ndarray]
+
+
+class Session:
+    """A model on a device, its inputs there.
+
+    Attributes:
+        elsewhere: Nodes that do not run on the device: onnxruntime gave them to the CPU.
+    """
+
+    def __init__(
+        self, model: bytes, feeds: Feeds, provider: str = "cuda", *, graph: bool = False, exact: bool = True,
+        threads: int = 0,
+    ):  # fmt: skip
+        """Load a model and copy what it is fed.
+
+        Args:
+            model: Serialized.
+            feeds: Arrays by the names of inputs; others are left out.
+            provider: ``cuda`` or ``cpu``.
+            graph: Whether the first run is captured as a CUDA graph, and the others replay it.
+            exact: Whether float32 is float32: no TF32, nothing fused into another rounding.
+            threads: Of the CPU; 0 leaves it to onnxruntime.
+        """
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        if provider == "cuda":  # an operator that falls back to the CPU must not pass for one that runs on the GPU
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        runtime_ops.register(options)
+        settings = {"use_tf32": "0" if exact else "1", "enable_cuda_graph": "1" if graph else "0"}
+        wanted: list[Any] = ["CPUExecutionProvider"]
+        if provider == "cuda":
+            wanted = [("CUDAExecutionProvider", settings), *wanted]
+        self._session = ort.InferenceSession(model, options, providers=wanted)
+        if provider == "cuda" and self._session.get_providers()[0] != "CUDAExecutionProvider":
+            raise RuntimeError("onnxruntime could not start its CUDA provider")
+        self._binding = self._session.io_binding()
+        self._kept = {}
+        for value in self._session.get_inputs():
+            self._kept[value.name] = ort.OrtValue.ortvalue_from_numpy(
+                np.ascontiguousarray(feeds[value.name]), provider, 0
+            )
+            self._binding.bind_ortvalue_input(value.name, self._kept[value.name])
+        for value in self._session.get_outputs():
+            self._binding.bind_output(value.name, provider)
+        self._waiting = ort.RunOptions()
+        self._going = ort.RunOptions()
+        self._going.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._pin = graph
+
+    def run(self) -> list[np.ndarray]:
+        """Run once and return the outputs."""
+        self._session.run_with_iobinding(self._binding, self._waiting)
+        self._binding.synchronize_outputs()
+        found = self._binding.get_outputs()
+        if self._pin:  # a graph writes where it wrote when it was captured
+            for value, place in zip(self._session.get_outputs(), found, strict=True):
+                self._binding.bind_ortvalue_output(value.name, place)
+            self._pin = False
+        return [value.numpy() for value in found]
+
+    def seconds(self, budget: float = 0.3, repeats: int = 5) -> float:
+        """Return the seconds of a run: runs follow each other on the stream, and the last one is waited for.
+
+        The median over several such series, after a warm-up. A series is as long as it takes to hide the wait.
+        """
+        self._series(3)
+        count = max(3, min(2000, int(budget / repeats / max(self._series(3), 1e-7))))
+        return float(np.median([self._series(count) for _ in range(repeats)]))
+
+    def _series(self, count: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(count - 1):
+            self._session.run_with_iobinding(self._binding, self._going)
+        self._session.run_with_iobinding(self._binding, self._waiting)
+        self._binding.synchronize_outputs()
+        return (time.perf_counter() - begun) / count
+
+
+def peaks() -> dict[str, float]:
+    """Measure what the device does at most, in bytes or operations a second, with torch.
+
+    ``copy``: bytes read and written by a copy of 2 GB; ``float16`` and ``int8``: a product of 8192³ on random numbers.
+    Nothing where there is no device.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    source = torch.empty(2 << 30, dtype=torch.uint8, device="cuda").random_(0, 255)
+    target = torch.empty_like(source)
+    found = {"copy": 2 * source.numel() / _timed(partial(target.copy_, source))}
+    size = 8192
+    a = torch.randn(size, size, dtype=torch.float16, device="cuda")
+    found["float16"] = 2.0 * size**3 / _timed(partial(torch.mm, a, a))
+    b = torch.randint(-128, 128, (size, size), dtype=torch.int8, device="cuda")
+    try:
+        found["int8"] = 2.0 * size**3 / _timed(partial(torch._int_mm, b, b.t()))
+    except RuntimeError as error:
+        print(f"torch's int8 product fails, so int8 is held against twice float16: {error}")
+        found["int8"] = 2 * found["float16"]
+    del source, target, a, b
+    torch.cuda.empty_cache()
+    return found
+
+
+def _timed(work: Callable[[], object], repeats: int = 20) -> float:
+    import torch
+
+    times = []
+    for _ in range(5):
+        work()
+    for _ in range(repeats):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return float(np.median(times))
+
+
+def about() -> list[str]:
+    """The device and the versions, a line each."""
+    lines = [f"onnxruntime {ort.__version__}: {', '.join(ort.get_available_providers())}"]
+    lines.append(f"numpy {np.__version__}; runtime operators from {Path(str(runtime_ops.library())).name}")
+    try:
+        import torch
+    except ImportError:
+        return [*lines, "no torch"]
+    lines.append(f"torch {torch.__version__}, CUDA {torch.version.cuda}")
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        lines.append(
+            f"{properties.name}: {properties.multi_processor_count} multiprocessors, "
+            f"{properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor}"
+        )
+    return lines
