@@ -4,8 +4,8 @@ usage: python -m tests.bench.ops.gpu [--write FILE] [--provider cpu] [--only TEX
                                      [--sanitize]
 
 1. Does onnxruntime's CUDA provider run at all? A few standard operators against the CPU.
-2. Every runtime operator in the CUDA provider against its CPU kernel, bit by bit or within its tolerance, plain and as a
-   CUDA graph that is captured and replayed.
+2. Every runtime operator in the CUDA provider against its CPU kernel, bit by bit or within its tolerance, plain and as
+   a CUDA graph that is captured and replayed.
 3. A table: time, bandwidth or operations a second, share of what this device was measured to do at most, and stock
    onnxruntime's CUDA provider in float16 and float32 on the same shapes.
 
