@@ -1,0 +1,218 @@
+// GatherGemmScatter on the CPU: a few rows of x at a time, whose columns are gathered into a small tile that stays in
+// the cache, times each block's weights, added to where they belong. Weights are packed when the kernel is made.
+
+#include <algorithm>
+#include <cstring>
+
+#include "blocks.h"
+#include "product.h"
+
+namespace graphopt {
+namespace {
+
+constexpr int64_t kTile = 1 << 15;   // numbers of x that are gathered at once: 128 KiB
+constexpr int64_t kPart = 1 << 16;   // multiply-adds that are worth a thread's while
+
+struct Packed {
+  std::vector<int32_t> columns, rows;
+  std::vector<char> together;  // of each panel: whether its rows lie side by side
+  std::vector<float> weights;  // [panels, columns, 16]
+  bool run = false;            // whether the columns lie side by side
+  int64_t depth() const { return static_cast<int64_t>(columns.size()); }
+  int64_t panels() const { return (static_cast<int64_t>(rows.size()) + kPanel - 1) / kPanel; }
+};
+
+bool side_by_side(const int32_t* first, int64_t count) {
+  for (int64_t i = 1; i < count; ++i) {
+    if (first[i] != first[0] + i) return false;
+  }
+  return true;
+}
+
+Packed pack(const Block& block, const Tensor& weights, int64_t b, const Blocks& all) {
+  Packed packed;
+  packed.columns.assign(block.columns.begin(), block.columns.end());
+  packed.rows.assign(block.rows.begin(), block.rows.end());
+  packed.run = side_by_side(packed.columns.data(), packed.depth());
+  packed.weights.resize(static_cast<size_t>(packed.panels() * packed.depth() * kPanel));
+  const auto width = static_cast<int64_t>(packed.rows.size());
+  for (int64_t p = 0; p < packed.panels(); ++p) {
+    const int64_t there = std::min<int64_t>(kPanel, width - p * kPanel);
+    packed.together.push_back(side_by_side(packed.rows.data() + p * kPanel, there));
+    for (int64_t k = 0; k < packed.depth(); ++k) {
+      const auto column = block.from_column[static_cast<size_t>(k)];
+      for (int64_t n = 0; n < there; ++n) {
+        const auto row = block.from_row[static_cast<size_t>(p * kPanel + n)];
+        packed.weights[static_cast<size_t>((p * packed.depth() + k) * kPanel + n)] =
+            weights.as<float>()[(b * all.depth + column) * all.width + row];
+      }
+    }
+  }
+  return packed;
+}
+
+class GatherGemmScatter : public Kernel {
+ public:
+  explicit GatherGemmScatter(const Info& info) {
+    const Tensor columns = info.constant(2), rows = info.constant(3), weights = info.constant(4);
+    require(columns.present() && rows.present() && weights.present(),
+            "columns, rows and weights must be initializers: they are packed when the model is loaded");
+    about_ = read_blocks(columns, rows, weights);
+    for (size_t b = 0; b < about_.blocks.size(); ++b) {
+      packed_.push_back(pack(about_.blocks[b], weights, static_cast<int64_t>(b), about_));
+      work_ += packed_.back().depth() * packed_.back().panels() * kPanel;
+    }
+  }
+
+  void compute(Call& call) override {
+    const Tensor y = call.input(0), x = call.input(1), floor = call.input(5);
+    const Shape shape = product_shape(y, x, about_);
+    require(!floor.present() || floor.count() == 1, "floor must hold one number");
+    const Tensor out = call.output(0, shape);
+    const int64_t depth = x.shape.back(), width = shape.back(), count = width == 0 ? 0 : out.count() / width;
+    if (count == 0) return;
+    const One one{x.as<float>(), y.as<float>(), floor.present() ? floor.as<float>() : nullptr, out.to<float>(), depth,
+                  width, y.rank() == 1 && shape.size() != 1 ? 0 : width, product_for_this_processor()};
+    const int64_t grain = std::max<int64_t>(one.product.rows, kPart / std::max<int64_t>(1, work_ + width));
+    if (count >= 2 * grain || about_.sets.size() != 1) {
+      call.parallel(count, grain, [&](int64_t first, int64_t last) { all(one, first, last); });
+      return;
+    }
+    // Few rows of x: the blocks are shared out instead, in parts of several panels; no two add to the same place.
+    begin(one, 0, count);
+    std::vector<Part> parts;
+    for (const Packed& block : packed_) {
+      for (int64_t p = 0; p < block.panels(); p += kShare) parts.push_back({&block, p, std::min(kShare, block.panels() - p)});
+    }
+    const int64_t each = std::max<int64_t>(1, kPart * static_cast<int64_t>(parts.size()) / std::max<int64_t>(1, work_ * count));
+    call.parallel(static_cast<int64_t>(parts.size()), each, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const Part& part = parts[static_cast<size_t>(i)];
+        block(one, *part.block, part.panel, part.panels, 0, count);
+      }
+    });
+    end(one, 0, count);
+  }
+
+ private:
+  static constexpr int64_t kShare = 8;
+
+  struct One {
+    const float *x, *y, *floor;
+    float* out;
+    int64_t depth, width, y_step;
+    Product product;
+  };
+
+  struct Part {
+    const Packed* block;
+    int64_t panel, panels;
+  };
+
+  // Everything for rows [first, last) of x, so few at a time that the results stay in the cache.
+  void all(const One& one, int64_t first, int64_t last) const {
+    const int64_t step = std::max<int64_t>(one.product.rows, kTile / std::max<int64_t>(1, one.width) / one.product.rows * one.product.rows);
+    for (int64_t at = first; at < last; at += step) {
+      const int64_t until = std::min(last, at + step);
+      begin(one, at, until);
+      for (const Packed& packed : packed_) block(one, packed, 0, packed.panels(), at, until);
+      end(one, at, until);
+    }
+  }
+
+  static void begin(const One& one, int64_t first, int64_t last) {
+    if (one.out == one.y) return;
+    for (int64_t m = first; m < last; ++m) {
+      std::memcpy(one.out + m * one.width, one.y + m * one.y_step, static_cast<size_t>(one.width) * sizeof(float));
+    }
+  }
+
+  static void end(const One& one, int64_t first, int64_t last) {
+    if (one.floor != nullptr) one.product.lift(one.out + first * one.width, *one.floor, (last - first) * one.width);
+  }
+
+  // Panels [panel, panel + panels) of a block for rows [first, last) of x.
+  static void block(const One& one, const Packed& packed, int64_t panel, int64_t panels, int64_t first, int64_t last) {
+    const int64_t depth = packed.depth();
+    if (depth == 0 || panels == 0) return;
+    const int64_t high = one.product.rows;
+    const int64_t step = std::max(high, kTile / depth / high * high);
+    thread_local std::vector<float> gathered;
+    gathered.resize(static_cast<size_t>(std::min(step, last - first) * depth));
+    for (int64_t at = first; at < last; at += step) {
+      const int64_t until = std::min(last, at + step);
+      for (int64_t m = at; m < until; ++m) {
+        const float* x = one.x + m * one.depth;
+        float* to = gathered.data() + (m - at) * depth;
+        if (packed.run) {
+          std::memcpy(to, x + packed.columns[0], static_cast<size_t>(depth) * sizeof(float));
+        } else {
+          for (int64_t k = 0; k < depth; ++k) to[k] = x[packed.columns[static_cast<size_t>(k)]];
+        }
+      }
+      for (int64_t p = panel; p < panel + panels;) {
+        int64_t across = 1;
+        for (int64_t m = at; m < until; m += high) {
+          const int64_t rows = std::min(high, until - m), left = panel + panels - p;
+          const Product& product = one.product;
+          if (until - at <= product.few_rows && left >= product.few) {
+            across = product.few;
+          } else {
+            across = left >= product.panels ? product.panels : 1;
+          }
+          float sums[kMostSums];
+          product.run(gathered.data() + (m - at) * depth, rows, packed.weights.data() + p * depth * kPanel, across, depth,
+                      sums);
+          scatter(one, packed, p, across, m, rows, sums);
+        }
+        p += across;
+      }
+    }
+  }
+
+  static void scatter(const One& one, const Packed& packed, int64_t p, int64_t across, int64_t m, int64_t rows,
+                      const float* sums) {
+    const auto width = static_cast<int64_t>(packed.rows.size());
+    for (int64_t q = 0; q < across; ++q) {
+      const int64_t start = (p + q) * kPanel, there = std::min<int64_t>(kPanel, width - start);
+      const int32_t* place = packed.rows.data() + start;
+      for (int64_t i = 0; i < rows; ++i) {
+        const float* sum = sums + (i * across + q) * kPanel;
+        float* out = one.out + (m + i) * one.width;
+        if (packed.together[static_cast<size_t>(p + q)]) {
+          one.product.add(out + place[0], sum, there);
+        } else {
+          for (int64_t n = 0; n < there; ++n) out[place[n]] += sum[n];
+        }
+      }
+    }
+  }
+
+  Blocks about_;
+  std::vector<Packed> packed_;
+  int64_t work_ = 0;  // multiply-adds for one row of x
+};
+
+void infer(Inference& inference) {
+  const TypeAndDims y = inference.input(0);
+  TypeAndDims out = inference.input(1);
+  if (out.dims.empty() || y.dims.empty()) return;
+  out.dims.back() = y.dims.back();
+  inference.output(0, out);
+}
+
+Operator describe() {
+  Operator op{"GatherGemmScatter",
+              kCpu,
+              {{kFloat}, {kFloat}, {kInt64}, {kInt64}, {kFloat}, {kFloat, kOptional}},
+              {{kFloat}},
+              make<GatherGemmScatter>,
+              infer};
+  op.in_place = true;
+  return op;
+}
+
+const Register of_float(describe());
+
+}  // namespace
+}  // namespace graphopt
