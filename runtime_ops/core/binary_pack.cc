@@ -58,7 +58,8 @@ GRAPHOPT_INLINE void block(const T* x, int64_t plane, int64_t channels, Word* ou
     for (int64_t c = 0; c < held; ++c) {
       typename V::Numbers numbers;
       std::memcpy(&numbers, x + (first + c) * plane, sizeof numbers);
-      bits |= reinterpret_cast<typename V::Lanes>(numbers > 0) & static_cast<typename V::Bits>(1u << c);
+      const auto bit = static_cast<typename V::Bits>(1u << c);  // named: sanitizers make an int of the expression
+      bits |= reinterpret_cast<typename V::Lanes>(numbers > 0) & bit;
     }
     typename V::Bits lanes[kBlock];
     std::memcpy(lanes, &bits, sizeof lanes);
