@@ -18,7 +18,7 @@ CONSTANTS = ("columns", "rows", "weights")
 
 @dataclass(frozen=True)
 class Blocks:
-    """Positions ``[blocks, most]``, -1 where a block has fewer, and weights of them; of ``k`` columns and ``n`` rows."""
+    """Positions ``[blocks, most]``, -1 where a block has fewer, and weights of them; for ``k`` columns, ``n`` rows."""
 
     columns: np.ndarray
     rows: np.ndarray
