@@ -40,7 +40,8 @@ from onnx import helper
 
 from graphopt import runtime_ops
 from tests.bench.ops import gpu_run
-from tests.bench.ops.gpu_cases import Case, cases, stock
+from tests.bench.ops.gpu_case import Case, stock
+from tests.bench.ops.gpu_cases import cases
 from tests.bench.table import head, row
 from tests.runtime_ops.running import ops_model
 

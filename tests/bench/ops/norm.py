@@ -1,8 +1,8 @@
 """A LayerNorm that lost positions: MaskedLayerNorm against the forms that stock onnxruntime can run.
 
-``python -m tests.bench.ops.norm [--seconds S] [--threads N]...``: ``N`` positions of which ``K`` are left and the others
-zero. ``whole`` is the LayerNormalization of all ``N``; ``corrected`` and ``as_rms`` are what graphopt writes without
-runtime operators (decision 0013). Ratios are those of the fastest tenth: above 1, MaskedLayerNorm is faster.
+``python -m tests.bench.ops.norm [--seconds S] [--threads N]...``: ``N`` positions of which ``K`` are left and the
+others zero. ``whole`` is the LayerNormalization of all ``N``; ``corrected`` and ``as_rms`` are what graphopt writes
+without runtime operators (decision 0013). Ratios are those of the fastest tenth: above 1, MaskedLayerNorm is faster.
 """
 
 from __future__ import annotations
