@@ -181,12 +181,7 @@ class BinaryGemm : public Kernel {
 
 template <OrtElementType kOut>
 void infer(Inference& inference) {
-  TypeAndDims out = inference.input(0);
-  const TypeAndDims weights = inference.input(1);
-  if (out.type == kUndefined) return;
-  if (!out.dims.empty()) out.dims.back() = weights.dims.size() == 2 ? weights.dims[0] : Dim();
-  out.type = kOut;
-  inference.output(0, out);
+  infer_rows(inference, kOut);
 }
 
 const Register of_float({"BinaryGemm", kCpu, {{kFloat}, {kUint8}, {kFloat}, {kFloat}}, {{kFloat}},

@@ -89,6 +89,8 @@ class Call {
   // The CUDA stream (a `cudaStream_t`).
   void* stream() const;
 
+  OrtKernelContext* context() const { return context_; }  // for Scratch
+
  private:
   OrtKernelContext* context_;
 };
