@@ -45,7 +45,7 @@ void multiply(const uint8_t* a, int64_t stride, int rows, const int8_t* weights,
 void quantize(const float* x, int64_t count, float scale, int zero, uint8_t* out) {
   const float lowest = static_cast<float>(-zero), highest = static_cast<float>(255 - zero);
   for (int64_t i = 0; i < count; ++i) {
-    const float step = std::min(std::max(x[i] / scale, lowest), highest);
+    const float step = std::min(std::max(lowest, x[i] / scale), highest);
     out[i] = static_cast<uint8_t>(static_cast<int>(std::nearbyint(step)) + zero);
   }
 }
