@@ -229,6 +229,8 @@ def _attempt(
             report.after = stats(context.model)
         if grown or (_restorable(original, settings) and not lowered and not _gained(report)):
             result = models.load(source)
+            if rounds.without_calls(settings):
+                result = rounds.prepare(result, settings).model
             report.after = report.before
         report.masks = journal.mask_rows(masks, result, context)
         report.scatters = journal.moves(result, context, "scatter")

@@ -24,8 +24,16 @@ class Lowering:
 
 
 LOWERINGS: Mapping[str, Mapping[str, Lowering]] = {
-    "cpu": {},
-    "cuda": {},
+    "cpu": {
+        "quantized convolution": Lowering(reason="onnxruntime's CPU provider has QLinearConv"),
+        "quantized product": Lowering(reason="onnxruntime's CPU provider has QGemm and QLinearMatMul"),
+        "sparse weight": Lowering("lower-sparse{zeros=0.8}"),
+    },
+    "cuda": {
+        "quantized convolution": Lowering("lower-int8"),
+        "quantized product": Lowering("lower-int8"),
+        "sparse weight": Lowering(reason="tensor cores multiply zeros faster than anything looks them up"),
+    },
     "portable": {},
     "tensorrt": {},
 }

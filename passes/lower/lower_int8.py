@@ -1,0 +1,259 @@
+"""Convolutions and products between DequantizeLinear and QuantizeLinear become one operator on int8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.context import Context
+from graphopt.facts.constants import stored
+from graphopt.rewrite.edit import Edit
+from graphopt.rewrite.operators import call, ready
+from graphopt.rewrite.unused import remove_unused
+
+LOW, HIGH = -128, 127
+
+
+@dataclass(frozen=True)
+class LowerInt8:
+    """Write a convolution or product on int8 numbers as ``Int8Conv`` or ``Int8Gemm``.
+
+    1. ``DQ(x), DQ(w), DQ(b) -> Conv -> Q`` becomes ``Int8Conv``, Gemm and MatMul with a constant matrix ``Int8Gemm``:
+       the sum is of integers and is brought to the output's scale at once.
+    2. Relu, or a Clip with constant ends, in front of the Q becomes the range of the output.
+    3. ``Add(product, DQ(r))`` of one shape in front of that becomes the residual of ``Int8ConvAdd`` or ``Int8GemmAdd``,
+       which is added before anything is rounded.
+
+    *Never* where something else reads what lies between, for other types than int8, for weights with zero points or
+    with scales along an axis that is summed over, or for biases that are not integers in units of both scales.
+
+    *Needs* runtime operators (``--operators``), and Q and DQ as ``graphopt quantize --target cuda`` places them.
+
+    ``DQ -> Conv -> Add -> Relu -> Q`` -> ``Int8ConvAdd``
+    """
+
+    name: ClassVar[str] = "lower-int8"
+    stage: ClassVar[str] = "lower"
+
+    def run(self, context: Context) -> bool:
+        """Run on every graph."""
+        return context.everywhere(lambda: self._run(context))
+
+    def _run(self, context: Context) -> bool:
+        if not context.runtime_operators:
+            return False
+        quantizers = [node for node in context.graph if node.op_type == "QuantizeLinear" and node.domain == ""]
+        found = [layer for node in quantizers if (layer := _layer(node, context)) is not None]
+        if not found or not all(ready(context, name) for name in {layer.operator for layer in found}):
+            return False
+        edit = Edit(context.bare(), "composed", cut_weights=True)
+        for layer in found:
+            _write(layer, context, edit)
+        remove_unused(context.graph)
+        return context.record({"int8": len(found)})
+
+
+@dataclass
+class _Quantized:
+    """A value behind a DequantizeLinear: ``(integers - zero) scale``; one number each, or one for each channel."""
+
+    integers: ir.Value
+    scale: np.ndarray
+    zero: np.ndarray
+    axis: int
+
+
+@dataclass
+class _Layer:
+    """A convolution or product and what belongs to it, read from the Q upwards."""
+
+    operator: str
+    quantizer: ir.Node
+    x: ir.Value
+    w: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+    residual: ir.Value | None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def _layer(quantizer: ir.Node, context: Context) -> _Layer | None:
+    """Return what ends in a QuantizeLinear; None where an operator on int8 would not compute the same."""
+    out = _parameters(quantizer, context, quantizer.outputs[0])
+    if out is None or out.scale.size != 1:
+        return None
+    step, zero = np.float64(out.scale.reshape(())), int(out.zero.reshape(()))
+    node, low, high = _clipped(_before(quantizer, 0), step, zero, context)
+    attributes: dict[str, Any] = {"y_zero_point": zero, "low": low, "high": high}
+    residual = None
+    if node is not None and node.op_type == "Add" and node.domain == "":
+        product, beside = _sum(node, context)
+        if product is None or beside is None:
+            return None
+        residual = beside.integers
+        attributes["residual_scale"] = float(np.float32(np.float64(beside.scale.reshape(())) / step))
+        attributes["residual_zero_point"] = int(beside.zero.reshape(()))
+        node = product
+    if node is None or node.domain != "" or node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return None
+    x, w = _read(node.inputs[0], context), _read(node.inputs[1], context)
+    if x is None or w is None or x.scale.size != 1 or w.zero.any():
+        return None
+    weights = context.constants.array(w.integers)
+    if weights is None or weights.dtype != np.int8:
+        return None
+    window = _window(node, weights) if node.op_type == "Conv" else _matrix(node, weights)
+    if window is None:
+        return None
+    weights, along, more = window
+    if w.scale.size > 1 and w.axis != along:
+        return None
+    factor = np.float64(x.scale.reshape(())) * w.scale.reshape(-1)
+    outputs = weights.shape[0] if node.op_type == "Conv" else weights.shape[1]
+    bias = _bias(node, factor, outputs, context)
+    if bias is None:
+        return None
+    attributes |= {"x_zero_point": int(x.zero.reshape(())), **more}
+    name = ("Int8Conv" if node.op_type == "Conv" else "Int8Gemm") + ("Add" if residual is not None else "")
+    scale = (factor / step).astype(np.float32)
+    return _Layer(name, quantizer, x.integers, weights, scale, bias, residual, attributes)
+
+
+def _parameters(node: ir.Node, context: Context, integers: ir.Value) -> _Quantized | None:
+    """Return scale and zero point of a Q or DQ on int8, if they are constants."""
+    if integers.dtype not in (ir.DataType.INT8, ir.DataType.INT32) or node.attributes.get_int("block_size", 0):
+        return None
+    scale = None if node.inputs[1] is None else context.constants.array(node.inputs[1])
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    zero = np.zeros(1, np.int8) if given is None else context.constants.array(given)
+    if scale is None or zero is None or scale.dtype != np.float32 or zero.size not in (1, scale.size):
+        return None
+    rank = dims.rank(integers) or 1
+    return _Quantized(integers, scale, zero, node.attributes.get_int("axis", 1) % max(rank, 1))
+
+
+def _read(value: ir.Value | None, context: Context, kind: ir.DataType = ir.DataType.INT8) -> _Quantized | None:
+    """Return the integers behind a value."""
+    node = stored(value)
+    if node is None or node.domain != "" or node.inputs[0] is None or node.inputs[0].dtype != kind:
+        return None
+    return _parameters(node, context, node.inputs[0])
+
+
+def _before(node: ir.Node, position: int) -> ir.Node | None:
+    """Return the node in front, if nobody else reads what it writes."""
+    value = node.inputs[position]
+    before = None if value is None else value.producer()
+    if value is None or before is None or before.graph is not node.graph or value.is_graph_output():
+        return None
+    return before if len(list(value.uses())) == 1 and len(before.outputs) == 1 else None
+
+
+def _clipped(node: ir.Node | None, step: np.float64, zero: int, context: Context) -> tuple[ir.Node | None, int, int]:
+    """Return the node in front of Relus and Clips, and the range that they leave to the quantized output.
+
+    Rounding keeps an order: ``round(clip(v, a, b) / s) = clip(round(v / s), round(a / s), round(b / s))``.
+    """
+    low, high = LOW, HIGH
+    while node is not None and node.domain == "" and node.op_type in ("Relu", "Clip"):
+        ends = (0.0, np.inf) if node.op_type == "Relu" else _ends(node, context)
+        if ends is None or not ends[0] <= ends[1]:
+            return None, low, high
+        steps = [int(np.clip(np.rint(np.float32(end) / np.float32(step)) + zero, low, high)) for end in ends]
+        low, high = steps
+        node = _before(node, 0)
+    return node, low, high
+
+
+def _ends(node: ir.Node, context: Context) -> tuple[float, float] | None:
+    found = [-np.inf, np.inf]
+    for position in range(1, min(3, len(node.inputs))):
+        value = node.inputs[position]
+        if value is not None:
+            array = context.constants.array(value)
+            if array is None or array.size != 1 or np.isnan(array).any():
+                return None
+            found[position - 1] = float(array.reshape(()))
+    return found[0], found[1]
+
+
+def _sum(node: ir.Node, context: Context) -> tuple[ir.Node | None, _Quantized | None]:
+    """Return the product of an addition and its residual; (None, None) where it has not just these."""
+    first, second = (dims.sizes(value) for value in node.inputs[:2])
+    if first is None or second is None or len(first) != len(second):
+        return None, None
+    if not all(dims.provably_equal(a, b) for a, b in zip(first, second, strict=True)):
+        return None, None
+    for position in (0, 1):
+        product, beside = _before(node, position), _read(node.inputs[1 - position], context)
+        if product is not None and product.op_type != "DequantizeLinear" and beside is not None:
+            return (product, beside) if beside.scale.size == 1 else (None, None)
+    return None, None
+
+
+def _window(node: ir.Node, weights: np.ndarray) -> tuple[np.ndarray, int, dict[str, Any]] | None:
+    """Return weights, the axis of the output's channels, and attributes of a convolution."""
+    spatial = weights.ndim - 2
+    if spatial not in (1, 2) or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    order = list(range(weights.ndim))
+    found = {
+        "pads": list(node.attributes.get_ints("pads", [0] * 2 * spatial)),
+        "strides": list(node.attributes.get_ints("strides", [1] * spatial)),
+        "dilations": list(node.attributes.get_ints("dilations", [1] * spatial)),
+        "group": node.attributes.get_int("group", 1),
+        "input_perm": order,
+        "output_perm": order,
+    }
+    return weights, 0, found
+
+
+def _matrix(node: ir.Node, weights: np.ndarray) -> tuple[np.ndarray, int, dict[str, Any]] | None:
+    """Return ``w[k, n]``, the axis of n in the weights as they were, and no attributes."""
+    if weights.ndim != 2 or (dims.rank(node.inputs[0]) or 0) < 2:
+        return None
+    if node.op_type == "MatMul":
+        return weights, 1, {}
+    plain = all(node.attributes.get_float(name, 1.0) == 1 for name in ("alpha", "beta"))
+    if not plain or node.attributes.get_int("transA", 0):
+        return None
+    turned = bool(node.attributes.get_int("transB", 0))
+    return (np.ascontiguousarray(weights.T) if turned else weights), 0 if turned else 1, {}
+
+
+def _bias(node: ir.Node, factor: np.ndarray, outputs: int, context: Context) -> np.ndarray | None:
+    """Return the bias as integers in units of ``factor``; zeros where there is none."""
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    if given is None:
+        return np.zeros(outputs, np.int32)
+    found = _read(given, context, ir.DataType.INT32)
+    integers = None if found is None else context.constants.array(found.integers)
+    if found is None or integers is None or found.zero.any() or integers.size not in (1, outputs):
+        return None
+    same = np.allclose(found.scale.reshape(-1), factor, rtol=1e-6, atol=0)
+    return np.broadcast_to(integers.reshape(-1), outputs).astype(np.int32) if same else None
+
+
+def _write(layer: _Layer, context: Context, edit: Edit) -> None:
+    old = layer.quantizer.outputs[0]
+    name = str(old.name)
+    inputs = [
+        edit.current(layer.x),  # an operator in front has taken the place of the Q there
+        edit.constant(layer.w, f"{name}_weights"),
+        edit.constant(layer.scale, f"{name}_scales"),
+        edit.constant(layer.bias, f"{name}_bias"),
+        *([] if layer.residual is None else [edit.current(layer.residual)]),
+    ]
+    place = edit.before(layer.quantizer)
+    users = list(old.uses())
+    like = layer.quantizer.inputs[0]
+    assert like is not None
+    new = call(
+        context, edit, layer.operator, inputs, place, f"{name}_int8", dims.sizes(old), like, layer.attributes,
+        ir.DataType.INT8,
+    )  # fmt: skip
+    edit.stand_in(old, new, users)
