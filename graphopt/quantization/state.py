@@ -61,5 +61,7 @@ class State:
     """How often data was collected."""
     calibrated: int = 0
     """How many batches it was collected from."""
+    step: Callable[[str, int, int], None] = lambda what, done, total: None
+    """Progress of passes that take long: what, done, total or 0."""
     corrections: dict[ir.Node, np.ndarray] = field(default_factory=dict)
     codes: dict[ir.Value, np.ndarray] = field(default_factory=dict)

@@ -182,6 +182,7 @@ def _decibels(sqnr: float | None) -> str:
 def _run(context: Context, recovery: list[registry.Pass], stage: str, report: Report, step: Progress) -> bool:
     chosen = tuple(item for item in recovery if registry.stage(item) == stage)
     first = len(report.passes)
+    state_of(context).step = step
     if chosen:
         rounds.run(context, Settings(chosen, repeat=False), report, lambda what, done, total: step(what, 0, 0))
     return any(row.changed for row in report.passes[first:])

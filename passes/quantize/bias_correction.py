@@ -67,14 +67,14 @@ class BiasCorrection:
         levels = _levels(context.model.graph, found)
         means = _means(context.model, found, context)
         seen = Fidelity(context.model, state.batches(), COMPARED)
-        best, chosen = worst(seen.of(steps.inserted(context))), {}
-        for way in (
-            _by_portions(found, levels, self.passes),
-            [(found, [])],
-            [(last := _last(context.model, found), last)],
-        ):
+        best, chosen, measured = worst(seen.of(steps.inserted(context))), {}, 0
+        last = _last(context.model, found)
+        ways = (_by_portions(found, levels, self.passes), [(found, [])], [(last, last)])
+        total = sum(map(len, ways))
+        for way in ways:
             state.corrections = {}
             for sites_now, whole in way:
+                state.step(f"{self.name}: measuring", measured := measured + 1, total)
                 _correct(context, sites_now, whole, means)
             reached = worst(seen.of(steps.inserted(context)))
             if best is not None and (reached is None or reached > best):

@@ -81,10 +81,11 @@ class Gptq:
         found, refused = layers(context)
         for reason in refused:
             context.warn("gptq", reason)
-        done = 0
+        done = seen = 0
         for together in self._portions(context, found):
             moments = self._moments(context, state, together)
             for layer in together:
+                state.step(f"{self.name}: layers", seen := seen + 1, len(found))
                 done += self._round(state, layer, moments[layer.value])
         return context.record({"weights rounded by gptq": done})
 

@@ -69,12 +69,13 @@ class WidenRanges:
             return False
         chosen = np.zeros(len(tensors))
         best = worst(seen.of(steps.inserted(context)))
-        parts = [np.arange(len(tensors))]
+        parts, trials = [np.arange(len(tensors))], 0
         for _ in range(self.depth + 1):
             gained = []
             for part in parts:
                 before = best
                 for tried in self._candidates(chosen, part):
+                    state.step(f"{self.name}: tried", trials := trials + 1, 0)
                     _set(state, tensors, tried)
                     reached = worst(seen.of(steps.inserted(context)))
                     if best is not None and (reached is None or reached > best):

@@ -88,7 +88,9 @@ def test_a_smaller_percentage_clips_more() -> None:
     def largest(percent: float) -> float:
         found = quantize(cnn(), method="percentile", percent=percent, recover="none").report.quantize
         assert found is not None
-        return max(float(np.max(np.asarray(row.scale, np.float64))) for row in found.tensors if row.kind == "activation")
+        return max(
+            float(np.max(np.asarray(row.scale, np.float64))) for row in found.tensors if row.kind == "activation"
+        )
 
     assert largest(90) < largest(99.9) <= largest(100)
 
@@ -526,3 +528,16 @@ def test_collect_is_asked_once_for_each_value(monkeypatch: pytest.MonkeyPatch) -
     quantize(cnn(width=32), measure=True)
     every = [name for names in asked for name in names]
     assert len(every) == len(set(every))
+
+
+def test_passes_that_take_long_say_how_far_they_are() -> None:
+    said: dict[str, list[tuple[int, int]]] = {}
+    quantize(
+        cnn(), recover="widen-ranges,gptq,bias-correction",
+        progress=lambda what, done, total: said.setdefault(what, []).append((done, total)),
+    )  # fmt: skip
+    for what in ("widen-ranges: tried", "gptq: layers", "bias-correction: measuring"):
+        numbers = [done for done, _ in said[what]]
+        assert numbers == list(range(1, len(numbers) + 1)), what
+    assert said["gptq: layers"][-1][0] == said["gptq: layers"][-1][1] > 1
+    assert said["bias-correction: measuring"][-1][0] == said["bias-correction: measuring"][-1][1]
