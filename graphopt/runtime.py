@@ -72,6 +72,13 @@ def calls_operators(model: ir.Model | str | os.PathLike[str]) -> bool:
     return any(node.domain == runtime_ops.DOMAIN for graph in graphs for node in graph.all_nodes())
 
 
+def takes_kernels(model: ir.Model | str | os.PathLike[str]) -> bool:
+    """Return whether a session of a model takes native kernels: it calls runtime operators, and the library is here."""
+    if runtime_ops.library() is None:
+        return False
+    return calls_operators(model if isinstance(model, ir.Model) else _model.load(model))
+
+
 def session(
     model: ir.Model | str | os.PathLike[str],
     *,

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 
 from graphopt import runtime, runtime_ops
+from graphopt.verify import Reference
 from tests.runtime_ops import running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,3 +185,36 @@ def test_no_warning_where_all_is_well(model: ir.Model) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         runtime.session(model)
+
+
+# --- verification -----------------------------------------------------------------------------------------------------
+
+
+def defined(definition: str) -> ir.Model:
+    """A model whose runtime operator Gather is defined by other standard operators than it should be."""
+    return ir.from_onnx_text(f"""<ir_version: 10, opset_import: ["": 18, "graphopt": 1]>
+    one (float[3,2] data, int64[4] indices, float[1] fill) => (float[4,2] y) {{
+      y = graphopt.Gather <axis = 0> (data, indices, fill)
+    }}
+    <domain: "graphopt", opset_import: ["": 18]>
+    Gather <axis> (data, indices, fill) => (out) {{ {definition} }}""")
+
+
+def standard() -> ir.Model:
+    return ir.from_onnx_text("""<ir_version: 10, opset_import: ["": 18]>
+    one (float[3,2] data, int64[4] indices, float[1] fill) => (float[4,2] y) {
+      y = Gather <axis = 0> (data, indices)
+    }""")
+
+
+def given() -> dict[str, np.ndarray]:
+    data = np.arange(6, dtype=np.float32).reshape(3, 2)
+    return {"data": data, "indices": np.array([2, 0, 1, 1], np.int64), "fill": np.zeros(1, np.float32)}
+
+
+def test_a_result_is_verified_with_the_library_and_without() -> None:
+    running.need_library()
+    reference = Reference(standard(), data=[given()], samples=1)
+    assert reference.compare(defined("out = Gather <axis: int = @axis> (data, indices)")).passed
+    wrong = reference.compare(defined("g = Gather <axis: int = @axis> (data, indices) out = Neg (g)"))
+    assert not wrong.passed and wrong.reason is not None and "without the native library" in wrong.reason
