@@ -73,9 +73,13 @@ class GatherGemmScatter : public Kernel {
     if (count == 0) return;
     const One one{x.as<float>(), y.as<float>(), floor.present() ? floor.as<float>() : nullptr, out.to<float>(), depth,
                   width, y.rank() == 1 && shape.size() != 1 ? 0 : width, product_for_this_processor()};
-    const int64_t grain = std::max<int64_t>(one.product.rows, kPart / std::max<int64_t>(1, work_ + width));
-    if (count >= 2 * grain || about_.sets.size() != 1) {
-      call.parallel(count, grain, [&](int64_t first, int64_t last) { all(one, first, last); });
+    // Parts are whole tiles, and several, for each part reads all weights.
+    const int64_t high = one.product.rows, tiles = (count + high - 1) / high;
+    const int64_t grain = std::max(kTiles, kPart / std::max<int64_t>(1, (work_ + width) * high));
+    if (tiles >= 2 * grain || about_.sets.size() != 1) {
+      call.parallel(tiles, grain, [&](int64_t first, int64_t last) {
+        all(one, first * high, std::min(count, last * high));
+      });
       return;
     }
     // Few rows of x: the blocks are shared out instead, in parts of several panels; no two add to the same place.
@@ -95,7 +99,8 @@ class GatherGemmScatter : public Kernel {
   }
 
  private:
-  static constexpr int64_t kShare = 8;
+  static constexpr int64_t kShare = 8;  // panels
+  static constexpr int64_t kTiles = 8;
 
   struct One {
     const float *x, *y, *floor;
@@ -137,18 +142,12 @@ class GatherGemmScatter : public Kernel {
     if (depth == 0 || panels == 0) return;
     const int64_t high = one.product.rows;
     const int64_t step = std::max(high, kTile / depth / high * high);
-    thread_local std::vector<float> gathered;
-    gathered.resize(static_cast<size_t>(std::min(step, last - first) * depth));
+    thread_local std::vector<float> gathered;  // [tiles, depth, high]
+    gathered.resize(static_cast<size_t>((std::min(step, last - first) + high - 1) / high * high * depth));
     for (int64_t at = first; at < last; at += step) {
       const int64_t until = std::min(last, at + step);
-      for (int64_t m = at; m < until; ++m) {
-        const float* x = one.x + m * one.depth;
-        float* to = gathered.data() + (m - at) * depth;
-        if (packed.run) {
-          std::memcpy(to, x + packed.columns[0], static_cast<size_t>(depth) * sizeof(float));
-        } else {
-          for (int64_t k = 0; k < depth; ++k) to[k] = x[packed.columns[static_cast<size_t>(k)]];
-        }
+      for (int64_t m = at; m < until; m += high) {
+        gather(one, packed, m, std::min(high, until - m), gathered.data() + (m - at) * depth);
       }
       for (int64_t p = panel; p < panel + panels;) {
         int64_t across = 1;
@@ -170,20 +169,35 @@ class GatherGemmScatter : public Kernel {
     }
   }
 
+  // to[k, i] = x[m + i, columns[k]]
+  static void gather(const One& one, const Packed& packed, int64_t m, int64_t rows, float* to) {
+    const int64_t depth = packed.depth(), high = one.product.rows;
+    for (int64_t i = 0; i < rows; ++i) {
+      const float* x = one.x + (m + i) * one.depth;
+      if (packed.run) {
+        x += packed.columns[0];
+        for (int64_t k = 0; k < depth; ++k) to[k * high + i] = x[k];
+      } else {
+        const int32_t* columns = packed.columns.data();
+        for (int64_t k = 0; k < depth; ++k) to[k * high + i] = x[columns[k]];
+      }
+    }
+  }
+
   static void scatter(const One& one, const Packed& packed, int64_t p, int64_t across, int64_t m, int64_t rows,
                       const float* sums) {
     const auto width = static_cast<int64_t>(packed.rows.size());
     for (int64_t q = 0; q < across; ++q) {
       const int64_t start = (p + q) * kPanel, there = std::min<int64_t>(kPanel, width - start);
       const int32_t* place = packed.rows.data() + start;
-      for (int64_t i = 0; i < rows; ++i) {
-        const float* sum = sums + (i * across + q) * kPanel;
-        float* out = one.out + (m + i) * one.width;
-        if (packed.together[static_cast<size_t>(p + q)]) {
-          one.product.add(out + place[0], sum, there);
-        } else {
-          for (int64_t n = 0; n < there; ++n) out[place[n]] += sum[n];
-        }
+      const float* sum = sums + q * kPanel;
+      float* out = one.out + m * one.width;
+      if (packed.together[static_cast<size_t>(p + q)]) {
+        one.product.add(out + place[0], one.width, sum, across * kPanel, rows, there);
+        continue;
+      }
+      for (int64_t i = 0; i < rows; ++i, out += one.width, sum += across * kPanel) {
+        for (int64_t n = 0; n < there; ++n) out[place[n]] += sum[n];
       }
     }
   }

@@ -1,5 +1,8 @@
 #include "cpu.h"
 #include "product.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace graphopt {
 namespace {
@@ -7,6 +10,7 @@ namespace {
 namespace portable {
 #define GRAPHOPT_TARGET
 #define GRAPHOPT_LANES 4
+#define GRAPHOPT_FUSED(x, w, s) ((x) * (w) + (s))
 #define GRAPHOPT_ROWS 3
 #define GRAPHOPT_PANELS 1
 #define GRAPHOPT_FEW_ROWS 1
@@ -18,6 +22,7 @@ namespace portable {
 namespace avx2 {
 #define GRAPHOPT_TARGET GRAPHOPT_AVX2
 #define GRAPHOPT_LANES 8
+#define GRAPHOPT_FUSED(x, w, s) _mm256_fmadd_ps(_mm256_set1_ps(x), w, s)
 #define GRAPHOPT_ROWS 6
 #define GRAPHOPT_PANELS 1
 #define GRAPHOPT_FEW_ROWS 2
@@ -28,6 +33,7 @@ namespace avx2 {
 namespace avx512 {
 #define GRAPHOPT_TARGET GRAPHOPT_AVX512
 #define GRAPHOPT_LANES 16
+#define GRAPHOPT_FUSED(x, w, s) _mm512_fmadd_ps(_mm512_set1_ps(x), w, s)
 #define GRAPHOPT_ROWS 14
 #define GRAPHOPT_PANELS 2
 #define GRAPHOPT_FEW_ROWS 3
