@@ -32,6 +32,8 @@ BUILT_IN = (
     "graphopt.passes.lower.permute:Permute",
     "graphopt.passes.lower.lower_int8:LowerInt8",
     "graphopt.passes.lower.lower_sparse:LowerSparse",
+    "graphopt.passes.lower.lower_binary:LowerBinary",
+    "graphopt.passes.lower.lower_norms:LowerNorms",
     "graphopt.passes.quantize.upgrade_opset:UpgradeOpset",
     "graphopt.passes.quantize.norm_to_convolution:NormToConvolution",
     "graphopt.passes.quantize.global_average:GlobalAverage",

@@ -27,12 +27,18 @@ LOWERINGS: Mapping[str, Mapping[str, Lowering]] = {
     "cpu": {
         "quantized convolution": Lowering(reason="onnxruntime's CPU provider has QLinearConv"),
         "quantized product": Lowering(reason="onnxruntime's CPU provider has QGemm and QLinearMatMul"),
+        "binary convolution": Lowering("lower-binary"),
+        "binary product": Lowering("lower-binary"),
         "sparse weight": Lowering("lower-sparse{zeros=0.8}"),
+        "narrowed LayerNorm": Lowering("lower-norms"),
     },
     "cuda": {
         "quantized convolution": Lowering("lower-int8"),
         "quantized product": Lowering("lower-int8"),
+        "binary convolution": Lowering(reason="not measured on a GPU yet"),
+        "binary product": Lowering(reason="not measured on a GPU yet"),
         "sparse weight": Lowering(reason="tensor cores multiply zeros faster than anything looks them up"),
+        "narrowed LayerNorm": Lowering("lower-norms"),
     },
     "portable": {},
     "tensorrt": {},
