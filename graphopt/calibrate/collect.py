@@ -142,7 +142,10 @@ class _Work:
 
 
 def _alone(counting: Counting, work: _Work) -> Tally:
-    """Count in this thread what the kernels computed in another one, which is at the next batch meanwhile."""
+    """Count in this thread what the kernels computed in another one, which is at the next batch meanwhile.
+
+    Where the kernels count themselves, the next batch is but read meanwhile: a tally is one of whole batches.
+    """
     pool = ThreadPoolExecutor(1, thread_name_prefix="calibrate")
     counted = 0
 
@@ -158,6 +161,9 @@ def _alone(counting: Counting, work: _Work) -> Tally:
         work.show(0)
         running = None
         for number, feeds in work:
+            if running is not None and not counting.ahead:
+                count(*running)
+                running = None
             before, running = running, (number, feeds, pool.submit(counting.run, number, feeds))
             if before is not None:
                 count(*before)

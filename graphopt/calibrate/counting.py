@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import numpy as np
 
 from graphopt.calibrate.accumulator import Accumulator
 from graphopt.calibrate.histogram import Histogram
+from graphopt.calibrate.inside import Inside, Seen
 from graphopt.calibrate.watch import Part, Tap
 from graphopt.errors import ModelError, UsageError
 
@@ -55,12 +57,19 @@ class Counting:
         Raises:
             ModelError: onnxruntime refuses the model.
         """
-        self._tap = Tap(part)
+        self._part = part
+        self._tap = Inside.of(part) or Tap(part)
         self._nonfinite = nonfinite
         self._sign = sign
-        self._found = {name: Accumulator() for name in part.order}
+        kept = self._tap.kept if isinstance(self._tap, Inside) else {}
+        self._found = {name: kept.get(name) or Accumulator() for name in part.order}
         self._batches: dict[int, str] = {}
         self._count = 0
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a batch may ``run`` before the one before it is counted: not where running is counting."""
+        return not isinstance(self._tap, Inside)
 
     def take(self, number: int, feeds: Mapping[str, Any]) -> None:
         """Run a batch and count it.
@@ -70,30 +79,28 @@ class Counting:
         """
         self.count(number, feeds, self.run(number, feeds))
 
-    def run(self, number: int, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Return the arrays of the watched values, none of a batch without samples; nothing is counted."""
+    def run(self, number: int, feeds: Mapping[str, Any]) -> dict[str, np.ndarray | Seen]:
+        """Return the watched values, none of a batch without samples; those that are arrays are not counted yet."""
         if is_empty(feeds):
             return {}
         try:
-            return self._tap(feeds)
+            return dict(self._tap(feeds))
         except ModelError as error:
             error.where = f"batch {number} of the data" + (f", {error.where}" if error.where else "")
             raise
 
-    def count(self, number: int, feeds: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Count what ``run`` returned, and take it out of ``arrays``: the next batch is on its way and needs room.
+    def count(self, number: int, feeds: Mapping[str, Any], values: dict[str, np.ndarray | Seen]) -> None:
+        """Count what ``run`` returned, and take it out of ``values``: the next batch is on its way and needs room.
 
         Raises:
             ModelError: An activation is NaN or infinite; the first such tensor in the order of the model is named.
         """
-        for name in self._tap.part.order if arrays else ():
-            array = arrays.pop(name)
-            try:
-                nans, infinities = self._found[name].add(array)
-            except TypeError as error:
-                raise UsageError(f"the value {name!r} has no histogram: it is {array.dtype}") from error
+        for name in self._part.order if values else ():
+            value = values.pop(name)
+            nans, infinities = value.nonfinite.sum(0) if isinstance(value, Seen) else self._add(name, value)
             if self._nonfinite != "count" and (nans or (infinities and self._nonfinite == "refuse")):
-                raise self._refusal(name, array, number, feeds)
+                seen = value if isinstance(value, Seen) else Seen.of(value)
+                raise self._refusal(name, seen, number, feeds)
         if self._sign:
             self._batches[number] = signature(feeds)
         self._count += 1
@@ -102,18 +109,25 @@ class Counting:
         """Return what was counted so far."""
         return Tally({name: one.result() for name, one in self._found.items()}, dict(self._batches), self._count)
 
-    def _refusal(self, name: str, array: np.ndarray, number: int, feeds: Mapping[str, Any]) -> ModelError:
-        x = array if array.dtype.kind == "f" else array.astype(np.float64)
-        nan, infinite = np.isnan(x), np.isinf(x) & (self._nonfinite == "refuse")
-        wrong = nan | infinite
-        kind = "NaN" if not infinite.any() else "infinite" if not nan.any() else "NaN or infinite"
+    def _add(self, name: str, array: np.ndarray) -> tuple[int, int]:
+        accumulator = self._found[name]
+        assert isinstance(accumulator, Accumulator)
+        try:
+            return accumulator.add(array)
+        except TypeError as error:
+            raise UsageError(f"the value {name!r} has no histogram: it is {array.dtype}") from error
+
+    def _refusal(self, name: str, seen: Seen, number: int, feeds: Mapping[str, Any]) -> ModelError:
+        wrong = seen.nonfinite * (1, self._nonfinite == "refuse")
+        nan, infinite = wrong.sum(0)
+        kind = "NaN" if not infinite else "infinite" if not nan else "NaN or infinite"
         where = f"batch {number} of the data"
-        if array.ndim and {getattr(one, "shape", ())[:1] for one in feeds.values()} == {array.shape[:1]}:
-            samples = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))
+        if seen.shape and {getattr(one, "shape", ())[:1] for one in feeds.values()} == {seen.shape[:1]}:
+            samples = np.flatnonzero(wrong.any(1))
             more = f" and {samples.size - 1} more of its samples" if samples.size > 1 else ""
             where = f"sample {samples[0]} of {where}{more}"
         return ModelError(
-            f"{int(wrong.sum())} of the {wrong.size} numbers of {name!r}, {self._tap.part.writers[name]}, are {kind}",
+            f"{wrong.sum()} of the {math.prod(seen.shape)} numbers of {name!r}, {self._part.writers[name]}, are {kind}",
             where,
             "leave that sample out, or repair the model; a mask of -inf stays in float when its node is excluded",
         )

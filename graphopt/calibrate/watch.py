@@ -94,6 +94,21 @@ class Part:
     fatal: str | None
     writers: Mapping[str, str]
 
+    def given(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a batch feeds the part with.
+
+        Raises:
+            ModelError: It would end the process on an input without elements.
+        """
+        given = {name: feeds[name] for name in self.inputs}
+        empty = next((name for name, x in given.items() if isinstance(x, np.ndarray) and not x.size), None)
+        if empty is not None and self.fatal is not None:
+            raise ModelError(
+                f"input {empty!r} has no elements, on which onnxruntime's {self.fatal} ends the process",
+                help="leave such batches out of the data",
+            )
+        return given
+
     def stored(self, folder: str | os.PathLike[str]) -> Part:
         """Return the same part as a file in a folder."""
         if isinstance(self.model, str):
@@ -130,14 +145,7 @@ class Tap:
         """
         found: dict[str, np.ndarray] = {}
         if self._session is not None:
-            given = {name: feeds[name] for name in self.part.inputs}
-            empty = next((name for name, x in given.items() if isinstance(x, np.ndarray) and not x.size), None)
-            if empty is not None and self.part.fatal is not None:
-                raise ModelError(
-                    f"input {empty!r} has no elements, on which onnxruntime's {self.part.fatal} ends the process",
-                    help="leave such batches out of the data",
-                )
-            found = dict(zip(self.part.outputs, runtime.run(self._session, given), strict=True))
+            found = dict(zip(self.part.outputs, runtime.run(self._session, self.part.given(feeds)), strict=True))
         return {name: found[name] if name in found else np.asarray(feeds[name]) for name in self.part.names}
 
 

@@ -3,8 +3,8 @@
 What the function promises, and the kernel too: the input as it is, and how many of the numbers in each row, along the
 first axis, are NaN and infinite. Either output may be left out. What the kernel does beside that, in a session that has
 the library, is to count the numbers into the statistics that lie under ``handle``
-(:mod:`graphopt.runtime_ops.histogram.handle`): no output depends on them, and where the function runs instead, they stay
-empty. A handle belongs to a process, so a model with one is not for keeping; with handle 0 nothing is kept.
+(:mod:`graphopt.runtime_ops.histogram.handle`): no output depends on them, and where the function runs instead, they
+stay empty. A handle belongs to a process, so a model with one is not for keeping; with handle 0 nothing is kept.
 """
 
 from __future__ import annotations
