@@ -213,7 +213,9 @@ def _attempt(
     report = Report(graphopt_version=__version__, target=settings.target, plan=settings.plan)
     with rounds.quiet_collector():
         context = rounds.prepare(models.clone(original) if copied else original, settings)
-        report.before = before = stats(context.model)
+        # Weights of an operator that is inlined are counted as such only once its definition has been folded.
+        inlined = rounds.without_calls(settings) and any(key[0] == CALLS for key in original.functions)
+        report.before = before = stats(original if inlined else context.model)
         masks = journal.masks(context)
         rounds.run(context, settings, report, step)
         report.after = stats(context.model)
@@ -221,7 +223,7 @@ def _attempt(
         if repeat and report.after.parameters > before.parameters:
             context = _without_growth(source, settings, report, step)
         result = context.model
-        grown = repeat and report.after.parameters > before.parameters
+        grown = repeat and report.after.parameters > before.parameters and not inlined
         if grown:
             context.warn("nothing-to-gain", "the constants of its dead positions would be larger than what they save")
         lowered = not grown and rounds.lower(context, settings.lowerings, report, step)
@@ -229,8 +231,6 @@ def _attempt(
             report.after = stats(context.model)
         if grown or (_restorable(original, settings) and not lowered and not _gained(report)):
             result = models.load(source)
-            if rounds.without_calls(settings):
-                result = rounds.prepare(result, settings).model
             report.after = report.before
         report.masks = journal.mask_rows(masks, result, context)
         report.scatters = journal.moves(result, context, "scatter")

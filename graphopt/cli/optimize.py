@@ -115,7 +115,7 @@ def command(
     from graphopt.report import html, table, table_quantized
     from graphopt.report import json as report_json
 
-    with terminal.progress() as step:
+    with options.by_option(), terminal.progress() as step:
         result = pipeline.optimize(
             model,
             target=target,

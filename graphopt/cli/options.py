@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +84,17 @@ NoAssumeFinite = Annotated[
         help="Leave masks on activations alone unless the activation is provably finite (0 * inf is not 0).",
     ),
 ]
+
+
+@contextmanager
+def by_option() -> Iterator[None]:
+    """Errors about an argument of a Python function are about the option of that name."""
+    try:
+        yield
+    except UsageError as error:
+        if error.where is not None and error.where.isidentifier():
+            error.where = f"--{error.where.replace('_', '-')}"
+        raise
 
 
 def one_of(value: str, known: Sequence[str], option: str) -> str:

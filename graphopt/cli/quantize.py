@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -278,7 +276,7 @@ def command(
     from graphopt.report import html, table_quantized
     from graphopt.report import json as report_json
 
-    with _by_option(), terminal.progress() as step:
+    with options.by_option(), terminal.progress() as step:
         result = quantize(
             model,
             data,
@@ -333,17 +331,6 @@ def command(
         typer.echo(f"\nwrote {', '.join(written)}")
     if plots is not None and not dry_run:
         _note_on_plots()
-
-
-@contextmanager
-def _by_option() -> Iterator[None]:
-    """Errors about an argument of the Python function are about the option of that name."""
-    try:
-        yield
-    except UsageError as error:
-        if error.where is not None and error.where.isidentifier():
-            error.where = f"--{error.where.replace('_', '-')}"
-        raise
 
 
 def _note_on_plots() -> None:

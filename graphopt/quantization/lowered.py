@@ -60,18 +60,10 @@ def remaining(placement: Placement, result: ir.Model) -> list[ir.Node]:
 
 
 def confirmed(placement: Placement, result: ir.Model) -> Placement:
-    """Return a placement with the operators that nodes became; those that are left are among those in float."""
+    """Return a placement without the nodes that no operator took after all; they are among those in float."""
     left = set(remaining(placement, result))
-    nodes = {
-        node: kernel if kernel == "move" else OPERATORS.get(node.op_type, kernel)
-        for node, kernel in placement.nodes.items()
-        if node not in left
-    }
+    nodes = {node: kernel for node, kernel in placement.nodes.items() if node not in left}
     return replace(placement, nodes=nodes, kept=[*placement.kept, *(Kept(node, DECLINED) for node in left)])
-
-
-OPERATORS = {"Conv": "Int8Conv", "Gemm": "Int8Gemm", "MatMul": "Int8Gemm", "Add": "residual of the product before it"}
-"""What nodes become."""
 
 
 def _lowered(context: Context, quantized: ir.Model, report: Report) -> ir.Model:

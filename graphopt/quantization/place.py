@@ -59,7 +59,7 @@ def _carry_out(candidates: Candidates, chosen: set[ir.Node]) -> Placement:
     for node, row in candidates.rows.items():
         if node not in chosen:
             continue
-        found.nodes[node] = row.role if row.role == "move" else node.op_type
+        found.nodes[node] = row.role if row.role == "move" else candidates.table.kernels.get(node.op_type, node.op_type)
         for position in candidates.positions(node, row):
             value = node.inputs[position]
             assert value is not None

@@ -39,6 +39,7 @@ TABLE = Table(
     activations=("int8",),
     weights=("int8",),
     thrifty=False,
+    kernels={"Conv": "Int8Conv", "Gemm": "Int8Gemm", "MatMul": "Int8Gemm", "Add": "in the operator before it"},
     reasons={
         name: "onnxruntime's CUDA provider has no integer convolution or product, and graphopt's operators read int8"
         for name in ("uint8", "uint16", "int16")

@@ -105,6 +105,7 @@ class Table:
         takes: Operators that the runtime quantizes by itself where they stand in float between DQ and Q.
         thrifty: Whether what multiplies stays in float where borders cost more than integers save; else it never does.
         costs: What decides about borders.
+        kernels: What an operator becomes where that is not called as it is, by its name.
         reasons: Why a type is refused, by its name, where there is more to say than that it is.
     """
 
@@ -119,4 +120,5 @@ class Table:
     takes: frozenset[str] = frozenset()
     thrifty: bool = True
     costs: Costs = field(default_factory=Costs)
+    kernels: Mapping[str, str] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
