@@ -15,3 +15,5 @@ extern "C" int graphopt_cuda_upload(const void* from, size_t bytes, void** to) {
 extern "C" int graphopt_cuda_free(void* memory) { return cudaFree(memory); }
 
 extern "C" const char* graphopt_cuda_message(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+
+extern "C" int graphopt_cuda_device(int* device) { return cudaGetDevice(device); }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from graphopt.runtime_ops.int8_conv.reference import int8_conv
 from graphopt.runtime_ops.int8_gemm.definition import REQUANTIZE, ROUND, SUM
 from graphopt.runtime_ops.operator import Operator
@@ -29,7 +31,7 @@ CONVOLUTION = (
 )
 """``scaled = float32(convolution of (x - x_zero_point) with w + bias) scale``, in the layout of the output."""
 
-WINDOW = {
+WINDOW: dict[str, Any] = {
     "pads": [0, 0, 0, 0],
     "strides": [1, 1],
     "dilations": [1, 1],

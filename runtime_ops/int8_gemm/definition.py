@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from graphopt.runtime_ops.int8_gemm.reference import int8_gemm
 from graphopt.runtime_ops.operator import Operator
 
@@ -58,8 +60,8 @@ ROUND = """
   y = Cast <to: int = 3> (clipped)
 """
 
-REQUANTIZE = {"x_zero_point": 0, "y_zero_point": 0, "low": -128, "high": 127}
-RESIDUAL = {"residual_scale": 1.0, "residual_zero_point": 0}
+REQUANTIZE: dict[str, Any] = {"x_zero_point": 0, "y_zero_point": 0, "low": -128, "high": 127}
+RESIDUAL: dict[str, Any] = {"residual_scale": 1.0, "residual_zero_point": 0}
 
 OPERATOR = Operator(
     name="Int8Gemm",

@@ -35,16 +35,16 @@ def scales(rng: np.random.Generator, count: int, depth: int) -> np.ndarray:
 
 def requantization(rng: np.random.Generator, residual: bool) -> dict[str, Any]:
     """Draw zero points and bounds; zero and a ReLU more often than others."""
-    y_zero = int(rng.choice([0, -128, rng.integers(-128, 128)]))
-    found = {
-        "x_zero_point": int(rng.choice([0, -128, rng.integers(-128, 128)])),
+    y_zero = (0, -128, int(rng.integers(-128, 128)))[rng.integers(3)]
+    found: dict[str, Any] = {
+        "x_zero_point": (0, -128, int(rng.integers(-128, 128)))[rng.integers(3)],
         "y_zero_point": y_zero,
-        "low": int(rng.choice([-128, y_zero])),
-        "high": int(rng.choice([127, max(y_zero, 90)])),
+        "low": (-128, y_zero)[rng.integers(2)],
+        "high": (127, max(y_zero, 90))[rng.integers(2)],
     }
     if residual:
         found["residual_scale"] = float(np.float32(rng.uniform(0.01, 2)))
-        found["residual_zero_point"] = int(rng.choice([0, rng.integers(-128, 128)]))
+        found["residual_zero_point"] = (0, int(rng.integers(-128, 128)))[rng.integers(2)]
     return found
 
 
@@ -177,7 +177,8 @@ def test_depthwise(level: str, channels: int, layouts: tuple[bool, bool]) -> Non
 
 def test_halves_go_to_the_even_number(level: str) -> None:
     x = np.arange(-128, 128).astype(np.int8).reshape(-1, 1)
-    (y,) = agree("Int8Gemm", [x, np.ones((1, 1), np.int8), np.float32([0.5]), np.int32([0])], full("Int8Gemm", {}))
+    given = [x, np.ones((1, 1), np.int8), np.full(1, 0.5, np.float32), np.zeros(1, np.int32)]
+    (y,) = agree("Int8Gemm", given, full("Int8Gemm", {}))
     assert y[128 + 1, 0] == 0 and y[128 + 3, 0] == 2 and y[128 - 1, 0] == 0 and y[128 - 5, 0] == -2
 
 
