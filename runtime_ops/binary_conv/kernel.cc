@@ -4,12 +4,6 @@
 // the window covers is gathered into one, with a mask of the places that lie in the padding if there are any, so that
 // these count in nothing. Rows of tiles are the output channels, whose results lie along the image as the output does.
 
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#else
-#pragma GCC optimize("fp-contract=off")  // a product is rounded before the bias is added, as the definition says
-#endif
-
 #include <algorithm>
 #include <cstring>
 
@@ -24,6 +18,7 @@ namespace {
 using namespace binary;
 
 constexpr int64_t kChannelsOfUnit = 64;  // fewer would gather panels too often
+constexpr int64_t kUnits = 8;            // that are wanted, so that threads have something to do
 
 struct ToFloat {
   using Out = float;
@@ -158,7 +153,7 @@ class BinaryConv : public Kernel {
     const int64_t filters = filters_ / window_.group;
     const int64_t panels = (image.out_pixels() + kLanes - 1) / kLanes;
     const int64_t least = image.batch * window_.group * panels;
-    const int64_t parts = std::max<int64_t>(1, std::min(filters / kChannelsOfUnit, 16 / std::max<int64_t>(least, 1)));
+    const int64_t parts = std::max<int64_t>(1, std::min(filters / kChannelsOfUnit, kUnits / std::max<int64_t>(least, 1)));
     const int64_t part = round_up((filters + parts - 1) / parts, kRows);
     const int64_t work = part * kLanes * (down_ * across_ * per_tap_ + 1);
     call.parallel(least * parts, std::max<int64_t>(1, (1 << 17) / work), [&](int64_t first, int64_t last) {
@@ -201,61 +196,73 @@ class BinaryConv : public Kernel {
     });
   }
 
+  // Pixels of a panel that lie in one row of the output: `count` lanes from `lane` on; the first one's window starts at
+  // (y, x) of the input.
+  struct Run {
+    int64_t lane, count, y, x;
+  };
+
   // The words under the window of every pixel of a panel.
   void gather(const Word* source, const Image& image, int64_t panel, Gathered& into) const {
     const int64_t first = panel * kLanes, count = std::min(kLanes, image.out_pixels() - first);
     const int64_t width = round_up(count, kStep), taps = down_ * across_;
     const int64_t stride = window_.group * per_tap_;
-    into.words.resize(std::max<size_t>(into.words.size(), taps * per_tap_ * kLanes));
-    into.mask.resize(std::max<size_t>(into.mask.size(), taps * kLanes));
-    for (int64_t l = 0; l < kLanes; ++l) into.valid[l] = 0;
+    const int64_t high = (down_ - 1) * window_.dilations[0], wide = (across_ - 1) * window_.dilations[1];
+    Run runs[kLanes];
+    int64_t many = 0;
     into.whole = true;
+    for (int64_t lane = 0; lane < count; lane += runs[many++].count) {
+      const int64_t y = (first + lane) / image.out_width, x = (first + lane) % image.out_width;
+      const Run run{lane, std::min(count - lane, image.out_width - x), y * window_.strides[0] - window_.pads[0],
+                    x * window_.strides[1] - window_.pads[1]};
+      const int64_t right = run.x + (run.count - 1) * window_.strides[1] + wide;
+      into.whole = into.whole && run.y >= 0 && run.y + high < image.height && run.x >= 0 && right < image.width;
+      runs[many] = run;
+    }
+    into.words.resize(std::max<size_t>(into.words.size(), taps * per_tap_ * kLanes));
+    if (!into.whole || count < width) std::fill_n(into.words.data(), taps * per_tap_ * width, Word{0});
+    if (!into.whole) {
+      into.mask.resize(std::max<size_t>(into.mask.size(), taps * kLanes));
+      std::fill_n(into.mask.data(), taps * width, Word{0});
+    }
+    const int64_t skip = window_.strides[1];
+    const auto ceiling = [skip](int64_t size) { return skip == 1 ? size : (size + skip - 1) / skip; };  // divides slowly
+    int64_t tap = 0;
     for (int64_t ky = 0; ky < down_; ++ky) {
-      for (int64_t kx = 0; kx < across_; ++kx) {
-        Word* words = into.words.data() + (ky * across_ + kx) * per_tap_ * width;
-        Word* mask = into.mask.data() + (ky * across_ + kx) * width;
-        for (int64_t l = count; l < width; ++l) {
-          mask[l] = 0;
-          for (int64_t w = 0; w < per_tap_; ++w) words[w * width + l] = 0;
-        }
-        // Pixels of one row of the output at a time: those in [from, to) lie in the input.
-        for (int64_t l = 0; l < count;) {
-          const int64_t y = (first + l) / image.out_width, x = (first + l) % image.out_width;
-          const int64_t run = std::min(count - l, image.out_width - x);
-          const int64_t iy = y * window_.strides[0] - window_.pads[0] + ky * window_.dilations[0];
-          const int64_t ix = x * window_.strides[1] - window_.pads[1] + kx * window_.dilations[1];
-          int64_t from = 0, to = 0;
-          if (iy >= 0 && iy < image.height) {
-            from = std::min(run, ix >= 0 ? 0 : (-ix + window_.strides[1] - 1) / window_.strides[1]);
-            to = ix >= image.width ? 0 : std::min(run, (image.width - 1 - ix) / window_.strides[1] + 1);
-            to = std::max(from, to);
+      for (int64_t kx = 0; kx < across_; ++kx, ++tap) {
+        Word* words = into.words.data() + tap * per_tap_ * width;
+        for (const Run* run = runs; run < runs + many; ++run) {
+          const int64_t y = run->y + ky * window_.dilations[0], x = run->x + kx * window_.dilations[1];
+          int64_t from = 0, to = run->count;  // of the run's pixels, those whose tap lies in the input
+          if (!into.whole) {
+            if (y < 0 || y >= image.height || x >= image.width) continue;
+            from = x >= 0 ? 0 : ceiling(-x);
+            to = std::min(to, ceiling(image.width - x));
+            if (from >= to) continue;
+            for (int64_t i = from; i < to; ++i) into.mask[tap * width + run->lane + i] = ~Word{0};
           }
-          into.whole = into.whole && from == 0 && to == run;
-          for (int64_t i = 0; i < run; ++i) {
-            const bool inside = i >= from && i < to;
-            mask[l + i] = inside ? ~Word{0} : 0;
-            into.valid[l + i] += inside ? static_cast<int32_t>(window_.channels) : 0;
-          }
-          if (from < to) copy(source + (iy * image.width + ix + from * window_.strides[1]) * stride,
-                              stride * window_.strides[1], to - from, words + l + from, width);
-          for (int64_t w = 0; w < per_tap_; ++w) {
-            for (int64_t i = 0; i < from; ++i) words[w * width + l + i] = 0;
-            for (int64_t i = to; i < run; ++i) words[w * width + l + i] = 0;
-          }
-          l += run;
+          copy(source + (y * image.width + x + from * skip) * stride, stride * skip, to - from,
+               words + run->lane + from, width);
         }
       }
     }
+    const auto channels = static_cast<int32_t>(window_.channels);
+    std::fill_n(into.valid, kLanes, into.whole ? static_cast<int32_t>(taps) * channels : 0);
+    if (into.whole) return;
+    for (tap = 0; tap < taps; ++tap) {
+      for (int64_t l = 0; l < width; ++l) into.valid[l] += into.mask[tap * width + l] != 0 ? channels : 0;
+    }
   }
 
-  // The words of `count` pixels, `step` words apart, into lanes.
-  void copy(const Word* source, int64_t step, int64_t count, Word* out, int64_t width) const {
+  // The words of `count` pixels, `step` words apart, into lanes. Few at a time: vectors would only be in the way.
+  __attribute__((noinline, optimize("no-tree-vectorize"))) void copy(const Word* source, int64_t step, int64_t count,
+                                                                     Word* out, int64_t width) const {
     if (step == 1) {  // implies one word a pixel
       std::memcpy(out, source, count * sizeof(Word));
       return;
     }
-    for (int64_t w = 0; w < per_tap_; ++w) {
-      for (int64_t i = 0; i < count; ++i) out[w * width + i] = source[i * step + w];
+    for (int64_t i = 0; i < count; ++i, source += step, ++out) {
+      for (int64_t w = 0; w < per_tap_; ++w) out[w * width] = source[w];
     }
   }
 

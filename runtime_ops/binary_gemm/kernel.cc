@@ -3,12 +3,6 @@
 // The weights are the panels (32 output channels side by side), the rows of x, packed in every call, the rows of tiles.
 // A unit of work is 32 rows by 4 panels: its part of the weights stays in the second cache, a panel in the first.
 
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#else
-#pragma GCC optimize("fp-contract=off")  // a product is rounded before the bias is added, as the definition says
-#endif
-
 #include <algorithm>
 #include <cstring>
 
