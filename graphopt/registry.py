@@ -31,6 +31,7 @@ BUILT_IN = (
     "graphopt.passes.tidy.tidy:Tidy",
     "graphopt.passes.lower.permute:Permute",
     "graphopt.passes.lower.lower_int8:LowerInt8",
+    "graphopt.passes.lower.channels_last:ChannelsLast",
     "graphopt.passes.lower.lower_sparse:LowerSparse",
     "graphopt.passes.lower.lower_binary:LowerBinary",
     "graphopt.passes.lower.lower_norms:LowerNorms",

@@ -35,6 +35,7 @@ LOWERINGS: Mapping[str, Mapping[str, Lowering]] = {
     "cuda": {
         "quantized convolution": Lowering("lower-int8"),
         "quantized product": Lowering("lower-int8"),
+        "images of int8 convolutions": Lowering("channels-last"),
         "binary convolution": Lowering(reason="not measured on a GPU yet"),
         "binary product": Lowering(reason="not measured on a GPU yet"),
         "sparse weight": Lowering(reason="tensor cores multiply zeros faster than anything looks them up"),
