@@ -31,6 +31,21 @@ float* scratch(int64_t floats) {
 
 int64_t floor_divided(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 
+// Copies a row of an image, mostly a short one: without a call, and the end once more with the last whole piece.
+inline void copy(const float* from, int64_t count, float* to) {
+  constexpr int64_t kWide = 8, kNarrow = 4;
+  int64_t i = 0;
+  if (count >= kWide) {
+    for (; i + kWide <= count; i += kWide) std::memcpy(to + i, from + i, kWide * sizeof(float));
+    std::memcpy(to + count - kWide, from + count - kWide, kWide * sizeof(float));
+  } else if (count >= kNarrow) {
+    std::memcpy(to, from, kNarrow * sizeof(float));
+    std::memcpy(to + count - kNarrow, from + count - kNarrow, kNarrow * sizeof(float));
+  } else {
+    for (; i < count; ++i) to[i] = from[i];
+  }
+}
+
 // The two axes of an image; one that it does not have has size 1.
 struct Axis {
   int64_t kernel = 1, stride = 1, before = 0, after = 0, dilation = 1;
@@ -204,7 +219,7 @@ class SparseConv : public Kernel {
       const float* from = x + y * l.width + offset;
       std::fill(to, to + begin, 0.0f);
       if (step == 1) {
-        std::memcpy(to + begin, from + begin, static_cast<size_t>(end - begin) * sizeof(float));
+        copy(from + begin, end - begin, to + begin);
       } else if (step == 2) {  // a constant that compilers make vectors of
         for (int64_t j = begin; j < end; ++j) to[j] = from[j * 2];
       } else {
@@ -244,8 +259,8 @@ class SparseConv : public Kernel {
           kernel.run(p, m, m + rows, planes + first, count, sums, tiles.size);
           for (int64_t r = 0; r < rows; ++r) {
             for (const Run& run : runs) {
-              std::memcpy(out + (run.image * out_channels_ + m + r) * plane + run.to, sums + r * tiles.size + run.from,
-                          static_cast<size_t>(run.length) * sizeof(float));
+              copy(sums + r * tiles.size + run.from, run.length,
+                   out + (run.image * out_channels_ + m + r) * plane + run.to);
             }
           }
         }

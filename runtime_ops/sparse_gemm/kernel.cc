@@ -17,6 +17,7 @@ namespace {
 constexpr int64_t kCache = 96 << 10;      // floats of one panel: within the second-level cache
 constexpr int64_t kPanels = 2 << 20;      // floats of the panels that are kept at once
 constexpr int64_t kPart = 1 << 13;        // multiply-adds of whole registers that are worth a thread's start
+constexpr int64_t kFewPart = 1 << 15;     // nonzeros that are, where a column is one register or less
 constexpr int64_t kRows = 16;             // results that are turned back at once: a line of the output
 
 float* scratch(int64_t floats) {
@@ -81,7 +82,7 @@ class SparseGemm : public Kernel {
   void pack(Call& call, const float* x, const Tiles& tiles, int64_t stride, float* panels) const {
     constexpr int64_t kColumns = 64;
     const int64_t parts = (k_ + kColumns - 1) / kColumns;
-    call.parallel(tiles.count() * parts, std::max<int64_t>(1, kPart * 2 / (stride * kColumns)), [&](int64_t at, int64_t end) {
+    call.parallel(tiles.count() * parts, std::max<int64_t>(1, kPart * 4 / (stride * kColumns)), [&](int64_t at, int64_t end) {
       for (; at < end; ++at) {
         const int64_t tile = at / parts, k = at % parts * kColumns;
         transpose(x + tile * tiles.size * k_ + k, k_, tiles.length(tile), std::min(kColumns, k_ - k),
@@ -122,7 +123,7 @@ class SparseGemm : public Kernel {
       for (int64_t i = k == k_ ? 0 : m; i < width; ++i) panel[k * width + i] = 0.0f;
     }
     const int64_t steps = slices_->begin.back();
-    const int64_t parts = std::clamp<int64_t>(steps * SparseSlices::kRows / kPart, 1, slices_->slices());
+    const int64_t parts = std::clamp<int64_t>(steps * SparseSlices::kRows / kFewPart, 1, slices_->slices());
     call.parallel(parts, 1, [&](int64_t part, int64_t end) {
       const auto at = [&](int64_t limit) {  // the slice that as much of the work lies in front of
         const auto found = std::lower_bound(slices_->begin.begin(), slices_->begin.end() - 1, steps * limit / parts);
