@@ -14,11 +14,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from graphopt import model as models
-from graphopt import runtime
+from graphopt import runtime, runtime_ops
 from graphopt.facts.stats import stats
 from graphopt.model_shapes import infer_shapes
 from graphopt.report.schema import Stats
 from graphopt.rewrite.functions import inline_functions
+from graphopt.rewrite.operators import calls
 from tests.strategies.graphs import Graph, feeds
 
 if TYPE_CHECKING:
@@ -44,9 +45,11 @@ class NotUsableError(Exception):
     """The original model itself does not run or is not finite: nothing can be said."""
 
 
-def session(model: onnx.ModelProto | bytes) -> ort.InferenceSession:
+def session(model: onnx.ModelProto | bytes, *, native: bool = False) -> ort.InferenceSession:
     """A session without optimizations, on one thread, that only speaks up when it fails."""
     options = ort.SessionOptions()
+    if native:
+        runtime_ops.register(options)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -84,10 +87,10 @@ class Expected:
             runs.append((batch, values, outputs))
         return cls(model, [o.name for o in model.graph.output], runs)
 
-    def compare(self, data: bytes, what: str) -> None:
-        """Raises DifferentError unless the model computes the same."""
+    def compare(self, data: bytes, what: str, *, native: bool = False) -> None:
+        """Raises DifferentError unless the model computes the same; ``native``: with the library of the operators."""
         try:
-            candidate = session(data)
+            candidate = session(data, native=native)
         except Exception as error:
             raise DifferentError(f"{what}: not accepted by onnxruntime", str(error)) from error
         if [o.name for o in candidate.get_outputs()] != self.names:
@@ -239,6 +242,30 @@ def whole(graph: Graph, *, plan: str = "smallest", assume_finite: bool = True, a
             raise DifferentError(
                 "second optimize: not finished", f"parameters {after.parameters} -> {last.parameters}, {changed}"
             )
+
+
+def with_operators(graph: Graph, target: str, *, plan: str = "fastest") -> dict[str, int]:
+    """With runtime operators: the same as functions and in kernels, unchanged by a second run, and without any again.
+
+    Returns how often each is called. Raises DifferentError, NotUsableError.
+    """
+    expected = Expected.of(graph.model, _batches(graph))
+    what = f"--operators, {target}"
+    result = optimized(graph.model, what, target=target, plan=plan, operators=True).model
+    found = calls(result)
+    expected.compare(models.serialize(result), f"{what}, as functions")
+    if not found:
+        return found
+    if runtime_ops.library() is not None:
+        expected.compare(models.serialize(result), f"{what}, in kernels", native=True)
+    again = optimized(result, f"{what}, again", target=target, plan=plan, operators=True).model
+    if calls(again) != found:
+        raise DifferentError(f"{what}, again: other calls", f"{found} -> {calls(again)}")
+    plain = optimized(result, f"{what}, then portable", target="portable", plan=plan).model
+    if calls(plain) or "graphopt" in plain.opset_imports:
+        raise DifferentError(f"{what}, then portable: calls are left", str(calls(plain)))
+    expected.compare(models.serialize(plain), f"{what}, then portable")
+    return found
 
 
 def one_pass(graph: Graph, name: str) -> None:

@@ -27,6 +27,8 @@ def trial(graph: Graph, kind: str, plan: str, assume_finite: bool) -> str | None
     try:
         if kind == "whole":
             check.whole(graph, plan=plan, assume_finite=assume_finite)
+        elif kind.startswith("operators-"):
+            check.with_operators(graph, kind.removeprefix("operators-"), plan=plan)
         else:
             check.one_pass(graph, kind)
     except check.DifferentError as error:
@@ -50,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first; model i has seed + i")
     parser.add_argument("--steps", type=int, default=32, help="at most so many steps a model")
     parser.add_argument("--save", type=Path, default=None, help="folder for the smallest model of each cause")
-    parser.add_argument("--kind", default="both", help="whole, passes, both, or the name of a pass")
+    parser.add_argument(
+        "--kind", default="both", help="whole, passes, both, operators-cpu, operators-cuda, or the name of a pass"
+    )
     parser.add_argument("--plan", default="rotate", choices=["rotate", "smallest", "fastest"])
     parser.add_argument("--causes", type=int, default=5, help="stop after so many different causes")
     parser.add_argument("--shrink", type=int, default=300, help="trials spent on making a failure small")
@@ -102,6 +106,8 @@ def _report(graph: Graph, kind: str, plan: str, finite: bool, folder: Path | Non
     try:
         if kind == "whole":
             check.whole(graph, plan=plan, assume_finite=finite)
+        elif kind.startswith("operators-"):
+            check.with_operators(graph, kind.removeprefix("operators-"), plan=plan)
         else:
             check.one_pass(graph, kind)
         detail = "it does not fail any more"
