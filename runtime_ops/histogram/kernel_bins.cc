@@ -4,16 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "bins.h"
 #include "cpu.h"
+#include "half.h"
 
 #ifdef GRAPHOPT_X86
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 says so of its own intrinsics
-#endif
 #include <immintrin.h>
 #endif
 
@@ -57,24 +54,8 @@ int64_t wide_bins(const T* x, int64_t n, int scale, uint16_t* bins) {
   return found;
 }
 
-float plain_half(uint16_t bits) {
-  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, rest = bits & 0x7fff;
-  float found;
-  if (rest >= 0x7c00) {  // infinite, or NaN
-    const uint32_t wide = sign | 0x7f800000 | (rest & 0x3ff) << 13;
-    std::memcpy(&found, &wide, sizeof found);
-  } else if (rest >= 0x400) {
-    const uint32_t wide = sign | ((rest << 13) + ((127 - 15) << 23));
-    std::memcpy(&found, &wide, sizeof found);
-  } else {
-    found = std::ldexp(static_cast<float>(rest), -24);
-    if (sign != 0) found = -found;
-  }
-  return found;
-}
-
 void portable_half(const uint16_t* x, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = plain_half(x[i]);
+  for (int64_t i = 0; i < n; ++i) out[i] = to_float(Half{x[i]});
 }
 
 Range portable_range(const float* x, int64_t n) { return plain_range(x, n); }
@@ -202,10 +183,7 @@ int64_t bins(const double* x, int64_t n, int scale, uint16_t* bins) { return wid
 void widen_half(const uint16_t* x, int64_t n, float* out) { ways().half(x, n, out); }
 
 void widen_brain(const uint16_t* x, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t wide = static_cast<uint32_t>(x[i]) << 16;
-    std::memcpy(out + i, &wide, sizeof wide);
-  }
+  for (int64_t i = 0; i < n; ++i) out[i] = to_float(Bfloat16{x[i]});
 }
 
 }  // namespace graphopt::histogram
