@@ -155,25 +155,26 @@ class TernaryGemm : public Kernel {
 
   void run(Call& call, const Job& job) const {
     const Kernels& use = kernels();
-    const bool few = use.fused != nullptr && job.rows <= 2 * kFusedRows;
-    // Parts of the rows for threads when there are few panels; each decodes its panel anew, which many rows pay for.
-    const int64_t block = few ? job.rows : std::min(round_up(job.rows, kRows), int64_t{96});
+    const bool decoded = use.fused == nullptr;
+    // Parts of the rows are for threads when there are few panels. A part decodes its panel anew, which its rows pay for.
+    const int64_t block = std::min(round_up(job.rows, kRows), int64_t{96});
     const int64_t blocks = (job.rows + block - 1) / block;
-    const int64_t grain = std::max<int64_t>(1, (1 << 19) / (block * job.stride * kOutputs / 16 + 1));
+    const int64_t products = block * job.stride * kOutputs;
+    const int64_t grain = std::max<int64_t>(1, (1 << 22) / (products + 1));
     call.parallel(panels_ * blocks, grain, [&](int64_t first, int64_t last) {
       int64_t have = -1;
       static thread_local std::vector<int8_t> memory;
-      int8_t* weights = few ? nullptr : kept(memory, groups_ * (8 / bits_) * kStep);
+      int8_t* weights = decoded ? kept(memory, groups_ * (8 / bits_) * kStep) : nullptr;
       for (int64_t unit = first; unit < last; ++unit) {
         const int64_t panel = unit / blocks, from = unit % blocks * block, to = std::min(from + block, job.rows);
         const uint8_t* packed = packed_.data() + panel * groups_ * kStep;
-        if (!few && have != panel) use.decode(packed, groups_, bits_, levels_, weights);
+        if (decoded && have != panel) use.decode(packed, groups_, bits_, levels_, weights);
         have = panel;
-        finish(use, job, panel, from, to, few ? kFusedRows : kRows, [&](const uint8_t* a, int rows, int32_t* sums) {
-          if (few) {
-            use.fused(a, job.stride, rows, packed, groups_, bits_, levels_, sums);
-          } else {
+        finish(use, job, panel, from, to, [&](const uint8_t* a, int rows, int32_t* sums) {
+          if (decoded) {
             use.multiply(a, job.stride, rows, weights, job.stride / 4, levels_, sums);
+          } else {
+            use.fused(a, job.stride, rows, packed, groups_, bits_, levels_, sums);
           }
         });
       }
@@ -181,18 +182,18 @@ class TernaryGemm : public Kernel {
   }
 
   template <class F>
-  void finish(const Kernels& use, const Job& job, int64_t panel, int64_t from, int64_t to, int most, F&& sum) const {
+  void finish(const Kernels& use, const Job& job, int64_t panel, int64_t from, int64_t to, F&& sum) const {
     const int64_t first = panel * kOutputs;
     const int count = static_cast<int>(std::min<int64_t>(kOutputs, outputs_ - first));
-    alignas(64) int32_t sums[kRows * kOutputs], offset[kOutputs];
-    alignas(64) float factor[kOutputs], bias[kOutputs];
+    alignas(64) int32_t sums[kRows * kOutputs], offset[kOutputs] = {};
+    alignas(64) float factor[kOutputs] = {}, bias[kOutputs] = {};
     for (int i = 0; i < count; ++i) {
       offset[i] = static_cast<int32_t>(sums_[first + i] * static_cast<uint32_t>(job.zero));
       factor[i] = job.step * job.scale[job.one_scale ? 0 : first + i];
       bias[i] = job.bias[job.one_bias ? 0 : first + i];
     }
-    for (int64_t row = from; row < to; row += most) {
-      const int rows = static_cast<int>(std::min<int64_t>(most, to - row));
+    for (int64_t row = from; row < to; row += kRows) {
+      const int rows = static_cast<int>(std::min<int64_t>(kRows, to - row));
       sum(job.a + row * job.stride, rows, sums);
       for (int i = 0; i < rows; ++i) {
         use.finish(sums + i * kOutputs, offset, factor, bias, count, job.y + (row + i) * outputs_ + first);

@@ -1,5 +1,6 @@
-// TernaryGemm's inner loops with VNNI: 64 products of bytes an instruction. Few rows are bound by how fast weights come
-// from memory, so they are decoded in registers, a quarter of the bytes; for many they are decoded once and stay in L2.
+// TernaryGemm's inner loop with VNNI: 64 products of bytes an instruction. Weights are decoded in registers, for eight
+// rows at a time: few rows are bound by how fast weights come from memory, and two bits are a quarter of the bytes; and
+// for many rows it is still faster than decoding once into memory, since shuffles and products use different units.
 
 #include "tiles.h"
 #include "cpu.h"
@@ -25,108 +26,52 @@ GRAPHOPT_AVX512_VNNI inline __m512i broadcast(const uint8_t* four) {
   return _mm512_set1_epi32(value);
 }
 
-// Four steps (two, if they have four bits each) of a tile.
-template <int Bits>
-GRAPHOPT_AVX512_VNNI inline void decoded(const uint8_t* packed, __m512i low, __m512i high, __m512i (&steps)[8 / Bits]) {
-  const __m512i nibble = _mm512_set1_epi8(15);
-  const __m512i bytes = _mm512_loadu_si512(packed);
-  const __m512i lower = _mm512_and_si512(bytes, nibble);
-  const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble);
-  if constexpr (Bits == 2) {
-    steps[0] = _mm512_shuffle_epi8(low, lower);
-    steps[1] = _mm512_shuffle_epi8(high, lower);
-    steps[2] = _mm512_shuffle_epi8(low, upper);
-    steps[3] = _mm512_shuffle_epi8(high, upper);
-  } else {
-    steps[0] = _mm512_shuffle_epi8(low, lower);
-    steps[1] = _mm512_shuffle_epi8(low, upper);
-  }
-}
-
-template <int Bits>
-GRAPHOPT_AVX512_VNNI void decode_all(const uint8_t* packed, int64_t groups, const Levels& levels, int8_t* out) {
-  const __m512i low = table(levels.low), high = table(levels.high);
-  constexpr int kEach = 8 / Bits;
-  for (int64_t group = 0; group < groups; ++group, packed += kStep, out += kStep * kEach) {
-    for (int tile = 0; tile < kTiles; ++tile) {
-      __m512i steps[kEach];
-      decoded<Bits>(packed + 64 * tile, low, high, steps);
-      for (int step = 0; step < kEach; ++step) _mm512_storeu_si512(out + step * kStep + 64 * tile, steps[step]);
-    }
-  }
-}
-
-void decode(const uint8_t* packed, int64_t groups, int bits, const Levels& levels, int8_t* out) {
-  bits == 2 ? decode_all<2>(packed, groups, levels, out) : decode_all<4>(packed, groups, levels, out);
-}
-
-template <int R>
-GRAPHOPT_AVX512_VNNI void rows_of(const uint8_t* a, int64_t stride, const int8_t* weights, int64_t steps,
-                                  int32_t* sums) {
-  __m512i sum[R][kTiles];
-#pragma GCC unroll 8
-  for (int row = 0; row < R; ++row) {
-#pragma GCC unroll 3
-    for (int tile = 0; tile < kTiles; ++tile) sum[row][tile] = _mm512_setzero_si512();
-  }
-  for (int64_t step = 0; step < steps; ++step, weights += kStep, a += 4) {
-    __m512i w[kTiles];
-#pragma GCC unroll 3
-    for (int tile = 0; tile < kTiles; ++tile) w[tile] = _mm512_loadu_si512(weights + 64 * tile);
-#pragma GCC unroll 8
-    for (int row = 0; row < R; ++row) {
-      const __m512i value = broadcast(a + row * stride);
-#pragma GCC unroll 3
-      for (int tile = 0; tile < kTiles; ++tile) sum[row][tile] = _mm512_dpbusd_epi32(sum[row][tile], value, w[tile]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int row = 0; row < R; ++row) {
-#pragma GCC unroll 3
-    for (int tile = 0; tile < kTiles; ++tile) _mm512_storeu_si512(sums + row * kOutputs + 16 * tile, sum[row][tile]);
-  }
-}
-
-void multiply(const uint8_t* a, int64_t stride, int rows, const int8_t* weights, int64_t steps, const Levels&,
-              int32_t* sums) {
-  using Rows = void (*)(const uint8_t*, int64_t, const int8_t*, int64_t, int32_t*);
-  static constexpr Rows kBy[kRows + 1] = {nullptr,    rows_of<1>, rows_of<2>, rows_of<3>, rows_of<4>,
-                                          rows_of<5>, rows_of<6>, rows_of<7>, rows_of<8>};
-  kBy[rows](a, stride, weights, steps, sums);
-}
-
+// One or two rows have two sums for each, so that one product need not wait for the one before; more fill the registers.
 template <int R, int Bits>
 GRAPHOPT_AVX512_VNNI void fused_rows(const uint8_t* a, int64_t stride, const uint8_t* packed, int64_t groups,
                                      const Levels& levels, int32_t* sums) {
   constexpr int kEach = 8 / Bits, kAhead = 8;  // groups that are asked for before they are needed
+  constexpr int kSums = R <= 2 ? 2 : 1;
   const __m512i low = table(levels.low), high = table(levels.high);
-  __m512i sum[R][kTiles][2];  // two, so that one product need not wait for the one before
-#pragma GCC unroll 4
+  const __m512i nibble = _mm512_set1_epi8(15);
+  __m512i sum[R][kTiles][kSums];
+#pragma GCC unroll 8
   for (int row = 0; row < R; ++row) {
 #pragma GCC unroll 3
-    for (int tile = 0; tile < kTiles; ++tile) sum[row][tile][0] = sum[row][tile][1] = _mm512_setzero_si512();
+    for (int tile = 0; tile < kTiles; ++tile) {
+      for (int i = 0; i < kSums; ++i) sum[row][tile][i] = _mm512_setzero_si512();
+    }
   }
   for (int64_t group = 0; group < groups; ++group, packed += kStep, a += 4 * kEach) {
 #pragma GCC unroll 3
-    for (int tile = 0; tile < kTiles; ++tile) {
-      __builtin_prefetch(packed + kAhead * kStep + 64 * tile);
-      __m512i steps[kEach];
-      decoded<Bits>(packed + 64 * tile, low, high, steps);
+    for (int tile = 0; tile < kTiles; ++tile) __builtin_prefetch(packed + kAhead * kStep + 64 * tile);
 #pragma GCC unroll 4
-      for (int step = 0; step < kEach; ++step) {
-#pragma GCC unroll 4
-        for (int row = 0; row < R; ++row) {
-          const __m512i value = broadcast(a + row * stride + 4 * step);
-          sum[row][tile][step % 2] = _mm512_dpbusd_epi32(sum[row][tile][step % 2], value, steps[step]);
+    for (int step = 0; step < kEach; ++step) {
+      __m512i w[kTiles];
+#pragma GCC unroll 3
+      for (int tile = 0; tile < kTiles; ++tile) {
+        __m512i bytes = _mm512_loadu_si512(packed + 64 * tile);
+        if (step >= kEach / 2) bytes = _mm512_srli_epi16(bytes, 4);
+        w[tile] = _mm512_shuffle_epi8(step % (kEach / 2) == 0 ? low : high, _mm512_and_si512(bytes, nibble));
+      }
+#pragma GCC unroll 8
+      for (int row = 0; row < R; ++row) {
+        const __m512i value = broadcast(a + row * stride + 4 * step);
+#pragma GCC unroll 3
+        for (int tile = 0; tile < kTiles; ++tile) {
+          __m512i& to = sum[row][tile][step % kSums];
+          to = _mm512_dpbusd_epi32(to, value, w[tile]);
         }
       }
+      asm volatile("" ::: "memory");  // bytes are read again for the next step: there is no register for them
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int row = 0; row < R; ++row) {
 #pragma GCC unroll 3
     for (int tile = 0; tile < kTiles; ++tile) {
-      const __m512i total = _mm512_add_epi32(sum[row][tile][0], sum[row][tile][1]);
+      __m512i total = sum[row][tile][0];
+      if (kSums == 2) total = _mm512_add_epi32(total, sum[row][tile][kSums - 1]);
       _mm512_storeu_si512(sums + row * kOutputs + 16 * tile, total);
     }
   }
@@ -135,15 +80,28 @@ GRAPHOPT_AVX512_VNNI void fused_rows(const uint8_t* a, int64_t stride, const uin
 void fused(const uint8_t* a, int64_t stride, int rows, const uint8_t* packed, int64_t groups, int bits,
            const Levels& levels, int32_t* sums) {
   using Rows = void (*)(const uint8_t*, int64_t, const uint8_t*, int64_t, const Levels&, int32_t*);
-  static constexpr Rows kTwo[] = {fused_rows<1, 2>, fused_rows<2, 2>, fused_rows<3, 2>, fused_rows<4, 2>};
-  static constexpr Rows kFour[] = {fused_rows<1, 4>, fused_rows<2, 4>, fused_rows<3, 4>, fused_rows<4, 4>};
+  static constexpr Rows kTwo[] = {fused_rows<1, 2>, fused_rows<2, 2>, fused_rows<3, 2>, fused_rows<4, 2>,
+                                  fused_rows<5, 2>, fused_rows<6, 2>, fused_rows<7, 2>, fused_rows<8, 2>};
+  static constexpr Rows kFour[] = {fused_rows<1, 4>, fused_rows<2, 4>, fused_rows<3, 4>, fused_rows<4, 4>,
+                                   fused_rows<5, 4>, fused_rows<6, 4>, fused_rows<7, 4>, fused_rows<8, 4>};
   (bits == 2 ? kTwo : kFour)[rows - 1](a, stride, packed, groups, levels, sums);
+}
+
+GRAPHOPT_AVX512_VNNI void finish(const int32_t* sums, const int32_t* offset, const float* factor, const float* bias,
+                                 int count, float* y) {
+  for (int i = 0; i < count; i += 16) {
+    const auto mask = static_cast<__mmask16>(count - i >= 16 ? 0xffff : (1u << (count - i)) - 1);
+    const __m512i sum = _mm512_sub_epi32(_mm512_loadu_si512(sums + i), _mm512_loadu_si512(offset + i));
+    __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(factor + i));
+    asm("" : "+v"(product));  // or the compiler joins it with the sum, which the definition rounds apart
+    _mm512_mask_storeu_ps(y + i, mask, _mm512_add_ps(product, _mm512_loadu_ps(bias + i)));
+  }
 }
 
 }  // namespace
 
 const Kernels& vnni() {
-  static const Kernels kernels{decode, multiply, fused, avx2().quantize, avx2().finish};
+  static const Kernels kernels{nullptr, nullptr, fused, avx2().quantize, finish};
   return kernels;
 }
 #else

@@ -14,8 +14,7 @@ namespace ternary {
 constexpr int kTiles = 3;
 constexpr int kOutputs = 16 * kTiles;      // of a panel
 constexpr int kStep = 64 * kTiles;         // bytes of a step, decoded
-constexpr int kRows = 8;                   // that `multiply` takes at once
-constexpr int kFusedRows = 4;              // that `fused` takes at once
+constexpr int kRows = 8;                   // that `multiply` and `fused` take at once
 
 // What a nibble stands for: with two bits, `low` reads its lower and `high` its upper pair; with four, both all of it.
 struct Levels {
@@ -24,18 +23,20 @@ struct Levels {
   int most;  // the largest magnitude
 };
 
+// Either `fused`, or `decode` and `multiply`.
 struct Kernels {
   // Decodes `groups` packed steps into groups * (8 / bits) steps of `kStep` bytes.
   void (*decode)(const uint8_t* packed, int64_t groups, int bits, const Levels& levels, int8_t* out);
   // sums[row][output] = sum over the columns of a[row][column] * weight[column][output], modulo 2^32; rows <= kRows.
   void (*multiply)(const uint8_t* a, int64_t stride, int rows, const int8_t* weights, int64_t steps,
                    const Levels& levels, int32_t* sums);
-  // Both at once, for few rows (<= kFusedRows): each weight is read once, as two or four bits. May be null.
+  // Both at once.
   void (*fused)(const uint8_t* a, int64_t stride, int rows, const uint8_t* packed, int64_t groups, int bits,
                 const Levels& levels, int32_t* sums);
   // saturate(round(x / scale) + zero), halves to even, as uint8: `zero` and the bounds are shifted for int8.
   void (*quantize)(const float* x, int64_t count, float scale, int zero, uint8_t* out);
-  // y[i] = float(sums[i] - offset[i]) * factor[i] + bias[i]: two roundings, as the definition has.
+  // y[i] = float(sums[i] - offset[i]) * factor[i] + bias[i]: two roundings, as the definition has. All but y have room
+  // for kOutputs numbers.
   void (*finish)(const int32_t* sums, const int32_t* offset, const float* factor, const float* bias, int count,
                  float* y);
 };
