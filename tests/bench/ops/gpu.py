@@ -6,7 +6,8 @@ usage: python -m tests.bench.ops.gpu [--write FILE] [--provider cpu] [--only TEX
 1. Does onnxruntime's CUDA provider run at all? A few standard operators against the CPU.
 2. Every runtime operator in the CUDA provider against its CPU kernel, bit by bit or within its tolerance, plain and as
    a CUDA graph that is captured and replayed.
-3. A table: time, bandwidth or operations a second, share of what this device was measured to do at most, and stock
+3. A residual network, optimized and quantized with these operators, against the CPU.
+4. A table: time, bandwidth or operations a second, share of what this device was measured to do at most, and stock
    onnxruntime's CUDA provider in float16 and float32 on the same shapes.
 
 ``--only`` takes operators and shapes whose names contain a text, ``--small`` only small shapes; ``--equal`` leaves the
@@ -166,7 +167,26 @@ def verdict(report: Report, case: Case, found: list[np.ndarray], truth: list[np.
     return said if worst <= case.rtol else "DIFFERS: " + report.fails(f"{case.op} {case.label}", said)
 
 
-# --- 3: fast ---------------------------------------------------------------------------------------------------------
+# --- 3: together -----------------------------------------------------------------------------------------------------
+
+
+def network(report: Report, provider: str) -> None:
+    """A residual network, pruned, optimized and quantized with runtime operators: the device against the CPU."""
+    from graphopt import runtime
+    from tests.runtime_ops.test_together import called, images, result
+
+    model = result().model
+    report(f"* calls {', '.join(sorted(called(model)))}")
+    sessions = [runtime.session(model, provider=one, threads=4) for one in ("cpu", provider)]
+    for rows in (1, 5, 32):
+        right, found = (np.asarray(runtime.run(one, {"x": images(rows, 7)})[0]) for one in sessions)
+        worst = float(np.abs(right.astype(np.float64) - found).max())
+        close = worst <= 1e-4 * max(1.0, float(np.abs(right).max()))
+        said = "equal" if worst == 0 else f"at most {worst:.2g} apart"
+        report(f"* batch {rows}: {said if close else 'DIFFERS, ' + report.fails(f'network, batch {rows}', said)}")
+
+
+# --- 4: fast ---------------------------------------------------------------------------------------------------------
 
 
 def fast(report: Report, chosen: list[Case], provider: str, most: dict[str, float]) -> None:
@@ -295,6 +315,8 @@ def main(arguments: list[str]) -> int:
         report("onnxruntime's CUDA provider does not run here; nothing else was tried.")
     else:
         part("Equal to the CPU", lambda: equal(report, chosen, asked.provider))
+        if not asked.only and not asked.no_stock:
+            part("A whole network", lambda: network(report, asked.provider))
         if asked.suite:
             part("The tests, in the CUDA provider", lambda: suite(report))
         if asked.sanitize:
