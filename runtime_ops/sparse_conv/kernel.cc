@@ -20,6 +20,7 @@ namespace {
 constexpr int64_t kCache = 96 << 10;    // floats that a tile reads: within the second-level cache
 constexpr int64_t kTogether = 1 << 20;  // floats of the images that are laid out at once
 constexpr int64_t kPart = 1 << 13;      // multiply-adds of whole registers that are worth a thread's start
+constexpr int64_t kReads = 8;           // of a plane, for which it is worth a copy
 constexpr int64_t kRows = 16;           // output channels between two turns
 
 float* scratch(int64_t floats) {
@@ -151,7 +152,10 @@ class SparseConv : public Kernel {
     l.width = width;
     l.out_height = down.output(height);
     l.out_width = across.output(width);
-    l.direct = down.stride == 1 && across.stride == 1 && down.before + down.after + across.before + across.after == 0;
+    // Planes that do not begin where a line of the cache does cost twice the loads: they are copied, unless hardly read.
+    const bool aligned = height * width % 16 == 0 || matrix_.count() < kReads * in_channels_;
+    l.direct = aligned && down.stride == 1 && across.stride == 1 &&
+               down.before + down.after + across.before + across.after == 0;
     l.rows = l.out_height + down.reach();
     l.columns = l.out_width + across.reach();
     const int64_t taps = down.kernel * across.kernel;

@@ -64,7 +64,7 @@ class SparseGemm : public Kernel {
     const RowKernel& kernel = row_kernel();
     const int64_t wide = kCache / std::max<int64_t>(k_, 1) / kernel.lanes * kernel.lanes;
     const Tiles tiles(m, std::clamp(wide, std::min(4 * kernel.lanes, kernel.widest), kernel.widest), kernel.lanes);
-    const int64_t stride = std::min(tiles.size, m);
+    const int64_t stride = tiles.size;
     Product p{matrix_, nullptr, stride, bias.as<float>(), relu_ ? Activation::kRelu : Activation::kNone};
     const int64_t panel = k_ * stride;
     const int64_t together = std::clamp<int64_t>(kPanels / std::max<int64_t>(panel, 1), 1, tiles.count());
