@@ -35,6 +35,8 @@ BUILT_IN = (
     "graphopt.passes.lower.lower_sparse:LowerSparse",
     "graphopt.passes.lower.lower_binary:LowerBinary",
     "graphopt.passes.lower.lower_norms:LowerNorms",
+    "graphopt.passes.lower.lower_low_bits:LowerLowBits",
+    "graphopt.passes.lower.lower_moves:LowerMoves",
     "graphopt.passes.quantize.upgrade_opset:UpgradeOpset",
     "graphopt.passes.quantize.norm_to_convolution:NormToConvolution",
     "graphopt.passes.quantize.global_average:GlobalAverage",
