@@ -2,7 +2,8 @@
 
 #pragma once
 
-#include <cstring>
+#include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <vector>
 
@@ -66,6 +67,7 @@ class DeviceWeights {
     scale_ = DeviceCopy(scale);
     bias_ = DeviceCopy(bias);
     check_cuda(graphopt_cuda_int8_processors(&processors_, &capability_), "the device");
+    if (const char* wanted = std::getenv("GRAPHOPT_INT8_TILE")) tile_ = std::atoi(wanted);
   }
 
   // What does not change from call to call.
@@ -86,7 +88,9 @@ class DeviceWeights {
   }
 
   void multiply(const Product& p, Call& call) const {
-    const int tile = choose_tile(p.rows, p.columns, p.groups, processors_, capability_ == 90 && graphopt_cuda_int8_has_wide());
+    const bool wide = capability_ == 90 && graphopt_cuda_int8_has_wide() != 0;
+    const bool given = tile_ >= 0 && tile_ < (wide ? kTiles : kWide128x64);
+    const int tile = given ? tile_ : choose_tile(p.rows, p.columns, p.groups, processors_, wide);
     check_cuda(graphopt_cuda_int8_product(&p, tile, call.stream()), "the product");
   }
 
@@ -95,6 +99,7 @@ class DeviceWeights {
  private:
   DeviceCopy w_, scale_, bias_;
   int processors_ = 1, capability_ = 0;
+  int tile_ = -1;  // GRAPHOPT_INT8_TILE: a TileShape for every product, to compare them
 };
 
 inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % kChunk == 0; }

@@ -284,7 +284,10 @@ __device__ __forceinline__ void run(const Product& p, unsigned char* shared) {
     free_stage = free_stage + 1 == T::stages ? 0 : free_stage + 1;
   }
 #if defined(GRAPHOPT_WGMMA)
-  if constexpr (T::wide) group_wait<0>();
+  if constexpr (T::wide) {
+    group_wait<0>();
+    settle(sums[0]);
+  }
 #endif
   copies_wait<0>();
   __syncthreads();  // nothing reads or writes the stages any more

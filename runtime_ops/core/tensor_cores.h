@@ -74,6 +74,13 @@ __device__ __forceinline__ void group_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
+// Behind `group_wait`: keeps the compiler from reading sums before it.
+template <int N>
+__device__ __forceinline__ void settle(int (&d)[N][4]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+r"(d[i][0]), "+r"(d[i][1]), "+r"(d[i][2]), "+r"(d[i][3])::"memory");
+}
+
 #define GRAPHOPT_D4(i) "+r"(d[i][0]), "+r"(d[i][1]), "+r"(d[i][2]), "+r"(d[i][3])
 #define GRAPHOPT_D16(i) GRAPHOPT_D4(i), GRAPHOPT_D4(i + 1), GRAPHOPT_D4(i + 2), GRAPHOPT_D4(i + 3)
 #define GRAPHOPT_D32(i) GRAPHOPT_D16(i), GRAPHOPT_D16(i + 4)
