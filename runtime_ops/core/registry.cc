@@ -22,7 +22,7 @@ inline void __tsan_release(void*) {}
 namespace graphopt {
 namespace {
 
-const OrtApi* g_api = nullptr;
+std::atomic<const OrtApi*> g_api{nullptr};  // the same each time, but sessions are made in several threads at once
 
 struct Registered : OrtCustomOp {
   Operator op;
@@ -133,7 +133,7 @@ bool succeeded(OrtStatus* status) {
 
 }  // namespace
 
-const OrtApi& api() { return *g_api; }
+const OrtApi& api() { return *g_api.load(std::memory_order_acquire); }
 
 void check(OrtStatus* status) {
   if (status == nullptr) return;
@@ -386,7 +386,7 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
                                                                              const OrtApiBase* base) {
   const OrtApi* table = base->GetApi(kOrtApiVersion);
   if (table == nullptr) return nullptr;  // before 1.18; Python says so
-  graphopt::g_api = table;
+  graphopt::g_api.store(table, std::memory_order_release);
   static OrtCustomOpDomain* domain = nullptr;
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);

@@ -6,6 +6,7 @@ Skipped but for libraries that are built with one; those have an operator ``Cana
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,11 +50,16 @@ def sanitizer() -> str:
     return "address" if b"__asan_init" in data else "thread" if b"__tsan_init" in data else ""
 
 
+def _to_standard_error(name: str, value: str) -> str:
+    """The options of a sanitizer without the file that its reports go to."""
+    return re.sub(r":?log_path=[^:]*", "", value) if name.endswith("SAN_OPTIONS") else value
+
+
 def commit(fault: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, str(runtime_ops.library()), fault],
         cwd=ROOT,
-        env=dict(os.environ),
+        env={name: _to_standard_error(name, value) for name, value in os.environ.items()},
         capture_output=True,
         text=True,
         check=False,
