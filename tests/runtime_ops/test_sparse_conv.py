@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,19 @@ def test_images_of_several_sizes_in_one_session() -> None:
         feeds = {"x": rng.normal(size=shape).astype(np.float32)}
         found, wanted = runtime.run(native, feeds)[0], runtime.run(plain, feeds)[0]
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_one_session_of_several_threads() -> None:
+    rng = np.random.default_rng(0)
+    given_, attributes = inputs(rng, (1, 4, 9, 9), 5, (3, 3), 0.5, pads=[1] * 4)
+    model = running.ops_model("SparseConv", given_, attributes, constants=["values", "gaps", "bias"], symbolic=True)
+    session = running.open_session(model)
+    feeds = [{"x": rng.normal(size=(n, 4, 9 + n, 9)).astype(np.float32)} for n in range(1, 5)]
+    wanted = [runtime.run(session, one)[0] for one in feeds]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: runtime.run(session, feeds[i % 4])[0], range(200)))
+    for i, one in enumerate(found):
+        np.testing.assert_array_equal(one, wanted[i % 4])
 
 
 def test_what_lies_outside_of_the_image_is_zero_not_what_was_there_before(level: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from graphopt import runtime
 from graphopt.errors import GraphoptError
 from graphopt.runtime_ops.compact import compact, dense
 from tests.runtime_ops import running
@@ -63,6 +65,19 @@ def test_threads_change_nothing(rows: int) -> None:
     one = check("SparseGemm", given_, attributes, function=False)
     two = check("SparseGemm", given_, attributes, function=False, threads=2)
     assert one.tobytes() == two.tobytes()
+
+
+def test_one_session_of_several_threads() -> None:
+    rng = np.random.default_rng(0)
+    given_, attributes = inputs(rng, (1,), 61, 53, 0.7)
+    model = running.ops_model("SparseGemm", given_, attributes, constants=["values", "gaps", "bias"], symbolic=True)
+    feeds = [{"x": rng.normal(size=(rows, 61)).astype(np.float32)} for rows in (1, 7, 30, 300)]
+    wanted = [running.run(model, one)[0] for one in feeds]
+    session = running.open_session(model)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: runtime.run(session, feeds[i % 4])[0], range(200)))
+    for i, one in enumerate(found):
+        np.testing.assert_array_equal(one, wanted[i % 4])
 
 
 def test_panels_that_do_not_fit_at_once() -> None:
