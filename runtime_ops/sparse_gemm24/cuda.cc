@@ -1,0 +1,248 @@
+// A product with a 2:4 weight in the CUDA provider: on the sparse tensor cores through cuSPARSELt where it is there and
+// takes the sizes, else by a plain kernel.
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <type_traits>
+
+#include "cusparselt.h"
+#include "device.h"
+#include "kernel.h"
+
+extern "C" {
+int graphopt_cuda_sparse24(int brain, const void* x, const void* values, const uint8_t* indices, void* out, int64_t rows,
+                           int64_t depth, int64_t columns, void* stream);
+int graphopt_cuda_sparse24_copy(const void* from, void* to, int64_t bytes, int64_t room, void* stream);
+int graphopt_cuda_sparse24_wait();
+}
+
+namespace graphopt {
+namespace {
+
+namespace lt = cusparselt;
+
+constexpr size_t kPlans = 64;     // for so many numbers of rows at once
+constexpr int64_t kGranule = 16;  // every size of a matrix of 16-bit numbers is a multiple of this
+
+// The compact weight, as the node has it: on the host.
+struct Weight {
+  int64_t depth, columns;
+  std::vector<uint16_t> values;
+  std::vector<uint8_t> indices;
+
+  explicit Weight(const Info& info) {
+    const Tensor v = info.constant(1), i = info.constant(2);
+    require(v.present() && i.present(), "values and indices must be initializers");
+    require(v.rank() == 2 && i.rank() == 2, "values and indices must be matrices");
+    columns = v.shape[0];
+    depth = 2 * v.shape[1];
+    require(depth % 4 == 0, "values must hold two numbers of each four: an even number a row");
+    require(i.shape[0] == columns && i.shape[1] == (depth + 7) / 8, "indices must be [N, ceil(K / 8)]");
+    values.assign(v.as<uint16_t>(), v.as<uint16_t>() + v.count());
+    indices.assign(i.as<uint8_t>(), i.as<uint8_t>() + i.count());
+  }
+
+  // [columns, depth]
+  std::vector<uint16_t> dense() const {
+    std::vector<uint16_t> all(static_cast<size_t>(columns * depth));
+    const int64_t half = depth / 2, bytes = (depth + 7) / 8;
+    for (int64_t n = 0; n < columns; ++n) {
+      for (int64_t v = 0; v < half; ++v) {
+        const int place = indices[n * bytes + v / 4] >> v % 4 * 2 & 3;
+        all[n * depth + v / 2 * 4 + place] = values[n * half + v];
+      }
+    }
+    return all;
+  }
+};
+
+void check_lt(int status, const char* what) {
+  if (status != 0) throw Error(std::string("cuSPARSELt cannot ") + what + ": status " + std::to_string(status));
+}
+
+// In cuSPARSELt's words, all in column order: D [N, M] = A' [K, N]' B [K, M], where A is the weight, B is x and D is out,
+// each as it lies in memory.
+class OnTensorCores {
+ public:
+  // Whether there is a library that takes these sizes.
+  static bool takes(const Weight& weight) {
+    return lt::functions() != nullptr && weight.depth != 0 && weight.columns != 0 && weight.depth % kGranule == 0 &&
+           weight.columns % kGranule == 0;
+  }
+
+  OnTensorCores(const Weight& weight, int type) : depth_(weight.depth), columns_(weight.columns), type_(type) {
+    check_lt(call_.Init(&handle_), "start");
+    try {
+      int version = 0;
+      check_lt(call_.GetVersion(&handle_, &version), "say its version");
+      require(version >= lt::kOldest, "cuSPARSELt is older than 0.6");
+      check_lt(call_.StructuredDescriptorInit(&handle_, &weight_, depth_, columns_, depth_, lt::kAlignment, type_,
+                                              lt::kColumnOrder, lt::kFiftyPercent),
+               "describe the weight");
+      compress(weight);
+    } catch (...) {
+      call_.Destroy(&handle_);
+      throw;
+    }
+  }
+
+  ~OnTensorCores() {
+    plans_.clear();
+    call_.MatDescriptorDestroy(&weight_);
+    call_.Destroy(&handle_);
+  }
+  OnTensorCores(const OnTensorCores&) = delete;
+  OnTensorCores& operator=(const OnTensorCores&) = delete;
+
+  void multiply(const void* x, void* out, int64_t rows, Call& call) {
+    const int64_t padded = (rows + kGranule - 1) / kGranule * kGranule;
+    const int64_t size = 2;
+    const std::shared_ptr<const Plan> kept = plan(padded);
+    const Plan& p = *kept;
+    void* stream = call.stream();
+    const Scratch workspace(call.context(), std::max<size_t>(p.workspace, 16));
+    if (padded == rows && aligned(x) && aligned(out)) {
+      run(p, x, out, workspace.data(), stream);
+      return;
+    }
+    // Rows lie one behind the other: those that fill up are zeros behind them, and their results are left behind.
+    const Scratch wide_x(call.context(), static_cast<size_t>(padded * depth_ * size));
+    const Scratch wide_out(call.context(), static_cast<size_t>(padded * columns_ * size));
+    check_cuda(graphopt_cuda_sparse24_copy(x, wide_x.data(), rows * depth_ * size, padded * depth_ * size, stream), "x");
+    run(p, wide_x.data(), wide_out.data(), workspace.data(), stream);
+    const int64_t bytes = rows * columns_ * size;
+    check_cuda(graphopt_cuda_sparse24_copy(wide_out.data(), out, bytes, bytes, stream), "out");
+  }
+
+ private:
+  struct Plan {
+    lt::Opaque x, out, product, selection, plan;
+    size_t workspace = 0;
+  };
+
+  static bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % lt::kAlignment == 0; }
+
+  void compress(const Weight& weight) {
+    size_t bytes = 0, buffer = 0;
+    check_lt(call_.SpMMACompressedSize2(&handle_, &weight_, &bytes, &buffer), "measure the weight");
+    const DeviceCopy dense(weight.dense()), room(std::vector<char>(std::max<size_t>(buffer, 16)));
+    compressed_ = DeviceCopy(std::vector<char>(bytes));
+    check_lt(call_.SpMMACompress2(&handle_, &weight_, 1, lt::kTransposed, dense.as<void>(),
+                                  const_cast<void*>(compressed_.as<void>()), const_cast<void*>(room.as<void>()), nullptr),
+             "compress the weight");
+    check_cuda(graphopt_cuda_sparse24_wait(), "compressing");
+  }
+
+  // Made for each number of rows that comes, before a run is captured at the latest.
+  std::shared_ptr<const Plan> plan(int64_t rows) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = plans_.find(rows);
+    if (found != plans_.end()) return found->second;
+    if (plans_.size() >= kPlans) plans_.clear();  // whoever runs one has it
+    const std::shared_ptr<Plan> made(new Plan, [this](Plan* p) { destroy(p); });
+    Plan& p = *made;
+    check_lt(call_.DenseDescriptorInit(&handle_, &p.x, depth_, rows, depth_, lt::kAlignment, type_, lt::kColumnOrder),
+             "describe x");
+    check_lt(call_.DenseDescriptorInit(&handle_, &p.out, columns_, rows, columns_, lt::kAlignment, type_,
+                                       lt::kColumnOrder),
+             "describe the result");
+    check_lt(call_.MatmulDescriptorInit(&handle_, &p.product, lt::kTransposed, lt::kAsIs, &weight_, &p.x, &p.out, &p.out,
+                                        lt::kCompute32F),
+             "describe the product");
+    check_lt(call_.MatmulAlgSelectionInit(&handle_, &p.selection, &p.product, lt::kDefaultAlgorithm), "choose a kernel");
+    check_lt(call_.MatmulPlanInit(&handle_, &p.plan, &p.product, &p.selection), "plan the product");
+    check_lt(call_.MatmulGetWorkspace(&handle_, &p.plan, &p.workspace), "say what memory it needs");
+    plans_[rows] = made;
+    return made;
+  }
+
+  void run(const Plan& p, const void* x, void* out, void* workspace, void* stream) const {
+    const float one = 1, zero = 0;
+    check_lt(call_.Matmul(&handle_, &p.plan, &one, compressed_.as<void>(), x, &zero, out, out,
+                          p.workspace == 0 ? nullptr : workspace, &stream, 1),
+             "multiply");
+  }
+
+  void destroy(Plan* p) const {
+    call_.MatmulPlanDestroy(&p->plan);
+    call_.MatDescriptorDestroy(&p->x);
+    call_.MatDescriptorDestroy(&p->out);
+    delete p;
+  }
+
+  const lt::Functions& call_ = *lt::functions();
+  int64_t depth_, columns_;
+  int type_;
+  lt::Opaque handle_, weight_;
+  DeviceCopy compressed_;
+  std::mutex mutex_;
+  std::map<int64_t, std::shared_ptr<Plan>> plans_;
+};
+
+template <bool Brain>
+class SparseGemm24 : public Kernel {
+ public:
+  explicit SparseGemm24(const Info& info) {
+    const Weight weight(info);
+    depth_ = weight.depth;
+    columns_ = weight.columns;
+    try {
+      if (OnTensorCores::takes(weight)) {
+        tensor_cores_ = std::make_unique<OnTensorCores>(weight, Brain ? lt::kBrain : lt::kHalf);
+      }
+    } catch (const Error&) {  // another GPU, or an older library: slower, but as right
+    }
+    if (tensor_cores_ == nullptr) {
+      values_ = DeviceCopy(weight.values);
+      indices_ = DeviceCopy(weight.indices);
+    }
+  }
+
+  void compute(Call& call) override {
+    const Tensor x = call.input(0);
+    require(x.rank() >= 2 && x.shape.back() == depth_, "the last axis of x must be as long as the weight has rows");
+    Shape shape = x.shape;
+    shape.back() = columns_;
+    const int64_t rows = product(x.shape, 0, x.rank() - 1);
+    const Tensor out = call.output(0, shape);
+    if (out.count() == 0) return;
+    if (tensor_cores_ != nullptr) {
+      tensor_cores_->multiply(x.data, out.data, rows, call);
+    } else {
+      check_cuda(graphopt_cuda_sparse24(Brain, x.data, values_.template as<void>(), indices_.template as<uint8_t>(),
+                                        out.data, rows, depth_, columns_, call.stream()),
+                 "multiplying");
+    }
+  }
+
+ private:
+  int64_t depth_ = 0, columns_ = 0;
+  std::unique_ptr<OnTensorCores> tensor_cores_;
+  DeviceCopy values_, indices_;
+};
+
+void infer(Inference& inference) {
+  TypeAndDims out = inference.input(0);
+  const TypeAndDims values = inference.input(1);
+  if (out.dims.empty() || values.dims.size() != 2) return;
+  out.dims.back() = values.dims[0];
+  inference.output(0, out);
+}
+
+// The weight is read on the host when the kernel is made: onnxruntime need not copy it.
+template <bool Brain>
+Operator describe(OrtElementType type) {
+  return {"SparseGemm24",
+          kCuda,
+          {{type}, {type, kRequired, kMemCpuInput}, {kUint8, kRequired, kMemCpuInput}},
+          {{type}},
+          make<SparseGemm24<Brain>>,
+          infer};
+}
+
+const Register of_half(describe<false>(kFloat16));
+const Register of_brain(describe<true>(kBfloat16));
+
+}  // namespace
+}  // namespace graphopt
