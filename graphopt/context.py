@@ -149,7 +149,14 @@ class Context:
         """Return the plan for the graph as it is now; kept like the facts."""
         key = (self.graph, joins, align)
         if key not in self._plans:
-            self._plans[key] = make_plan(self.facts(), self.kind, joins=joins, align=align, costs=self.costs)
+            self._plans[key] = make_plan(
+                self.facts(),
+                self.kind,
+                joins=joins,
+                align=align,
+                costs=self.costs,
+                masked_norms=self.runtime_operators,
+            )
         return self._plans[key]
 
     def operators(self) -> frozenset[str]:

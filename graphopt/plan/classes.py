@@ -61,6 +61,8 @@ class Plan:
     facts: Facts
     kind: Kind
     costs: CostModel = field(default_factory=CostModel)
+    masked_norms: bool = False
+    """A LayerNorm that lost positions will be one runtime operator."""
     tracks: dict[tuple[ir.Value, int], Track] = field(default_factory=dict)
     layouts: dict[ir.Value, Layout] = field(default_factory=dict)
 
@@ -108,7 +110,13 @@ class _Classes:
 
 
 def make_plan(
-    facts: Facts, kind: Kind = "fastest", *, joins: bool = True, align: int = 1, costs: CostModel | None = None
+    facts: Facts,
+    kind: Kind = "fastest",
+    *,
+    joins: bool = True,
+    align: int = 1,
+    costs: CostModel | None = None,
+    masked_norms: bool = False,
 ) -> Plan:
     """Choose the layouts.
 
@@ -119,8 +127,9 @@ def make_plan(
         joins: whether elementwise operators of several live operands may run on narrowed values at all.
         align: keep dead positions until the number of kept ones is a multiple of this.
         costs: of the target; default: those of an unknown CPU. ``smallest`` does not look at them.
+        masked_norms: whether a LayerNorm that lost positions will be one runtime operator.
     """
-    plan = Plan(facts, kind, costs=costs or CostModel())
+    plan = Plan(facts, kind, costs=costs or CostModel(), masked_norms=masked_norms)
     if not facts.anything():
         return plan
     classes = _Classes()
@@ -139,7 +148,9 @@ def make_plan(
         return plan
     roots = classes.roots()
     if choose_planes(plan, roots, lambda: _keep(plan, classes, roots)):
-        return make_plan(facts, kind, joins=joins, align=align, costs=costs)  # less is needed now
+        return make_plan(
+            facts, kind, joins=joins, align=align, costs=costs, masked_norms=masked_norms
+        )  # less is needed
     extra = np.zeros(classes.count, bool)
     if kind == "fastest" and align == 1:
         needed = _keep(plan, classes, roots)

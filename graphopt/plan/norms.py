@@ -2,7 +2,8 @@
 
 A LayerNorm that lost positions is several operators (``rewrite/ops/layer_norm.py``) where it was one. That is soon paid
 for by what writes and reads the stream, whose products are narrower, but not by one position of a thousand. The
-positions that some LayerNorms share are kept, or leave, together. An RMSNorm costs nothing: it stays one operator.
+positions that some LayerNorms share are kept, or leave, together. An RMSNorm costs nothing: it stays one operator; and
+neither does a LayerNorm that will be one runtime operator.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.ops.contraction import geometry, input_channels
-from graphopt.facts.ops.layer_norm import FUSED_RMS, Norm, norm_of
+from graphopt.facts.ops.layer_norm import FUSED_RMS, first_axis, norm_of
 from graphopt.plan.widths import elements_at
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ AS_RMS = 5.25
 CORRECTED = 6.25
 NODES = 8
 """Operators that are started in addition."""
+MASKED = 1.75
+"""As one runtime operator (``python -m tests.bench.ops.norm``; decision 0027)."""
+MASKED = 1.75
+"""As one runtime operator (``python -m tests.bench.ops.norm``; decision 0027)."""
 
 
 @dataclass(slots=True)
@@ -63,16 +69,19 @@ def kept_for_norms(plan: Plan, roots: np.ndarray, keep: np.ndarray) -> np.ndarra
             owner[dead[owner[dead] < 0]] = place
             assert norm is not None
             kept, rows = int(keep[own].sum()), elements_at(node.outputs[0], axis)
-            streams[place].dearer += _dearer(norm, kept, own.size, rows, plan)
+            streams[place].dearer += _dearer(node, kept, own.size, rows, plan)
     if streams:
         _count_spared(plan, roots, keep, owner, streams)
     stay = np.array([stream.spared < stream.dearer for stream in streams] + [False])
     return stay[owner]
 
 
-def _dearer(norm: Norm, kept: int, size: int, rows: int, plan: Plan) -> float:
+def _dearer(node: ir.Node, kept: int, size: int, rows: int, plan: Plan) -> float:
     """Return by how much a LayerNorm of what is kept costs more than that of all."""
-    costs = plan.costs
+    costs, rank = plan.costs, dims.rank(node.outputs[0]) or 1
+    last = node.op_type != "LayerNormalization" or first_axis(node, rank) == rank - 1
+    if plan.masked_norms and last and node.outputs[0].dtype != ir.DataType.DOUBLE:
+        return (MASKED * kept - WHOLE * size) * rows * costs.element
     each = AS_RMS if plan.facts.opset >= FUSED_RMS else CORRECTED
     return (each * kept - WHOLE * size) * rows * costs.element + NODES * costs.node
 

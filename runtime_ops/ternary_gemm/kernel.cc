@@ -194,6 +194,10 @@ class TernaryGemm : public Kernel {
     }
     for (int64_t row = from; row < to; row += kRows) {
       const int rows = static_cast<int>(std::min<int64_t>(kRows, to - row));
+      // What will be written is fetched meanwhile: with few columns it takes as long as the products.
+      for (int i = 0; i < rows; ++i) {
+        for (int at = 0; at < count; at += 16) __builtin_prefetch(job.y + (row + i) * outputs_ + first + at, 1);
+      }
       sum(job.a + row * job.stride, rows, sums);
       for (int i = 0; i < rows; ++i) {
         use.finish(sums + i * kOutputs, offset, factor, bias, count, job.y + (row + i) * outputs_ + first);

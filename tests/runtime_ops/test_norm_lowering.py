@@ -141,3 +141,14 @@ def test_optimize_writes_it() -> None:
     assert [node.op_type for node in model.graph].count("MaskedLayerNorm") == 1
     model = graphopt.optimize(proto, plan="smallest").model
     assert [node.op_type for node in model.graph].count("MaskedLayerNorm") == 0
+
+
+def test_the_fastest_plan_knows_what_a_norm_will_cost() -> None:
+    proto = net(20)
+    found = {asked: graphopt.optimize(proto, plan="fastest", operators=asked).model for asked in (True, False)}
+    assert [node.op_type for node in found[True].graph].count("MaskedLayerNorm") == 1
+    assert [node.op_type for node in found[False].graph].count("LayerNormalization") == 1  # whole: it is cheaper
+    feeds = {"x": np.random.default_rng(0).normal(size=(6, 7)).astype(np.float32)}
+    (wanted,) = running.run(proto, feeds, library=False)
+    (result,) = running.run(found[True], feeds)
+    np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=2e-5)
