@@ -18,6 +18,8 @@ namespace {
 using namespace binary;
 
 constexpr int64_t kChannelsOfUnit = 64;  // fewer would gather panels too often
+constexpr int64_t kAhead = 2 * kRows;    // of the rows that are written, their place in memory is asked for
+constexpr int64_t kLine = 64;            // bytes of memory that come together
 constexpr int64_t kUnits = 8;            // that are wanted, so that threads have something to do
 
 struct ToFloat {
@@ -278,6 +280,10 @@ class BinaryConv : public Kernel {
     alignas(64) int32_t differ[kRows * kLanes];
     for (int64_t m = start; m < end; m += kRows) {
       const int64_t rows = std::min(kRows, end - m);
+      for (int64_t r = m + kAhead; r < std::min(end, m + kAhead + kRows); ++r) {
+        const auto* row = out + (r - start) * image.out_pixels();
+        for (int64_t at = 0; at < count; at += kLine / static_cast<int64_t>(sizeof *row)) __builtin_prefetch(row + at, 1);
+      }
       tile_(bits_.data() + m * length, length, rows, panel, differ);
       finish_(to, differ, gathered.valid, rows, m, count, out + (m - start) * image.out_pixels(), image.out_pixels());
     }

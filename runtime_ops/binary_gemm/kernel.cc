@@ -17,6 +17,7 @@ using namespace binary;
 
 constexpr int64_t kRowsOfUnit = 32;
 constexpr int64_t kPanelsOfUnit = 4;
+constexpr int64_t kLine = 64;  // bytes of memory that come together
 
 struct ToFloat {
   using Out = float;
@@ -160,6 +161,10 @@ class BinaryGemm : public Kernel {
       const Panel panel{panels_.data() + n * length_, width_of(n), nullptr, 1, length_};
       for (int64_t r = row; r < end; r += kRows) {
         const int64_t count = std::min(kRows, end - r);
+        for (int64_t ahead = r + kRows; ahead < std::min(end, r + 2 * kRows); ++ahead) {  // where they will be written
+          const auto* row = out + ahead * channels_ + n;
+          for (int64_t at = 0; at < kLanes; at += kLine / static_cast<int64_t>(sizeof *row)) __builtin_prefetch(row + at, 1);
+        }
         tile_(packed + r * length_, length_, count, panel, differ);
         finish_(to, differ, static_cast<int32_t>(bits_), count, n, std::min(kLanes, channels_ - n),
                 out + r * channels_ + n, channels_);

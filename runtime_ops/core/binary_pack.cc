@@ -30,6 +30,8 @@ void rows_portable(const T* x, int64_t count, Word* out) {
 // --- pixels: the compiler's own vectors, so that one text serves every processor -------------------------------------
 
 constexpr int64_t kBlock = 16;  // pixels at a time
+constexpr int64_t kAhead = 2;   // blocks
+constexpr int64_t kLine = 64;   // bytes of memory that come together
 
 template <class T>
 struct Vectors;
@@ -57,7 +59,9 @@ GRAPHOPT_INLINE void block(const T* x, int64_t plane, int64_t channels, Word* ou
     typename V::Lanes bits = {};
     for (int64_t c = 0; c < held; ++c) {
       typename V::Numbers numbers;
-      std::memcpy(&numbers, x + (first + c) * plane, sizeof numbers);
+      const T* at = x + (first + c) * plane;
+      if (sizeof numbers == kLine) __builtin_prefetch(at + kAhead * kBlock);  // planes are too many to be foreseen
+      std::memcpy(&numbers, at, sizeof numbers);
       const auto bit = static_cast<typename V::Bits>(1u << c);  // named: sanitizers make an int of the expression
       bits |= reinterpret_cast<typename V::Lanes>(numbers > 0) & bit;
     }
