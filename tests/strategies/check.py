@@ -245,7 +245,9 @@ def whole(graph: Graph, *, plan: str = "smallest", assume_finite: bool = True, a
 
 
 def with_operators(graph: Graph, target: str, *, plan: str = "fastest") -> dict[str, int]:
-    """With runtime operators: the same as functions and in kernels, unchanged by a second run, and without any again.
+    """With runtime operators: the same as functions and in kernels, after a second run, and without any again.
+
+    A second run keeps the calls; it may find more to do, since it does not see through them.
 
     Returns how often each is called. Raises DifferentError, NotUsableError.
     """
@@ -259,8 +261,9 @@ def with_operators(graph: Graph, target: str, *, plan: str = "fastest") -> dict[
     if runtime_ops.library() is not None:
         expected.compare(models.serialize(result), f"{what}, in kernels", native=True)
     again = optimized(result, f"{what}, again", target=target, plan=plan, operators=True).model
-    if calls(again) != found:
-        raise DifferentError(f"{what}, again: other calls", f"{found} -> {calls(again)}")
+    expected.compare(models.serialize(again), f"{what}, again")
+    if any(calls(again).get(name, 0) < number for name, number in found.items()):
+        raise DifferentError(f"{what}, again: calls are lost", f"{found} -> {calls(again)}")
     plain = optimized(result, f"{what}, then portable", target="portable", plan=plan).model
     if calls(plain) or "graphopt" in plain.opset_imports:
         raise DifferentError(f"{what}, then portable: calls are left", str(calls(plain)))
