@@ -71,10 +71,8 @@ class LowerSemiStructured:
         sizes = dims.static(weight)
         if sizes is None or len(sizes) != 2 or (dims.rank(x) or 0) < 2:
             return None
-        if (
-            any(not size or size % _GRANULE for size in sizes)
-            or int(np.prod([size or 0 for size in sizes])) < self.least
-        ):
+        known = [size or 0 for size in sizes]
+        if math.prod(known) < self.least or any(size % _GRANULE for size in known):
             return None
         if node.op_type == "Gemm" and not _plain(node):
             return None

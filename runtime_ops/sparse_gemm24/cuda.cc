@@ -9,6 +9,7 @@
 #include "cusparselt.h"
 #include "device.h"
 #include "kernel.h"
+#include "weight.h"
 
 extern "C" {
 int graphopt_cuda_sparse24(int brain, const void* x, const void* values, const uint8_t* indices, void* out, int64_t rows,
@@ -21,41 +22,17 @@ namespace graphopt {
 namespace {
 
 namespace lt = cusparselt;
+using sparse24::Weight;
 
 constexpr size_t kPlans = 64;     // for so many numbers of rows at once
 constexpr int64_t kGranule = 16;  // every size of a matrix of 16-bit numbers is a multiple of this
 
-// The compact weight, as the node has it: on the host.
-struct Weight {
-  int64_t depth, columns;
-  std::vector<uint16_t> values;
-  std::vector<uint8_t> indices;
-
-  explicit Weight(const Info& info) {
-    const Tensor v = info.constant(1), i = info.constant(2);
-    require(v.present() && i.present(), "values and indices must be initializers");
-    require(v.rank() == 2 && i.rank() == 2, "values and indices must be matrices");
-    columns = v.shape[0];
-    depth = 2 * v.shape[1];
-    require(depth % 4 == 0, "values must hold two numbers of each four: an even number a row");
-    require(i.shape[0] == columns && i.shape[1] == (depth + 7) / 8, "indices must be [N, ceil(K / 8)]");
-    values.assign(v.as<uint16_t>(), v.as<uint16_t>() + v.count());
-    indices.assign(i.as<uint8_t>(), i.as<uint8_t>() + i.count());
-  }
-
-  // [columns, depth]
-  std::vector<uint16_t> dense() const {
-    std::vector<uint16_t> all(static_cast<size_t>(columns * depth));
-    const int64_t half = depth / 2, bytes = (depth + 7) / 8;
-    for (int64_t n = 0; n < columns; ++n) {
-      for (int64_t v = 0; v < half; ++v) {
-        const int place = indices[n * bytes + v / 4] >> v % 4 * 2 & 3;
-        all[n * depth + v / 2 * 4 + place] = values[n * half + v];
-      }
-    }
-    return all;
-  }
-};
+// [columns, depth]
+std::vector<uint16_t> dense(const Weight& weight) {
+  std::vector<uint16_t> all(static_cast<size_t>(weight.columns * weight.depth));
+  weight.each([&](int64_t column, int64_t row, uint16_t number) { all[column * weight.depth + row] = number; });
+  return all;
+}
 
 void check_lt(int status, const char* what) {
   if (status != 0) throw Error(std::string("cuSPARSELt cannot ") + what + ": status " + std::to_string(status));
@@ -126,9 +103,9 @@ class OnTensorCores {
   void compress(const Weight& weight) {
     size_t bytes = 0, buffer = 0;
     check_lt(call_.SpMMACompressedSize2(&handle_, &weight_, &bytes, &buffer), "measure the weight");
-    const DeviceCopy dense(weight.dense()), room(std::vector<char>(std::max<size_t>(buffer, 16)));
+    const DeviceCopy plain(dense(weight)), room(std::vector<char>(std::max<size_t>(buffer, 16)));
     compressed_ = DeviceCopy(std::vector<char>(bytes));
-    check_lt(call_.SpMMACompress2(&handle_, &weight_, 1, lt::kTransposed, dense.as<void>(),
+    check_lt(call_.SpMMACompress2(&handle_, &weight_, 1, lt::kTransposed, plain.as<void>(),
                                   const_cast<void*>(compressed_.as<void>()), const_cast<void*>(room.as<void>()), nullptr),
              "compress the weight");
     check_cuda(graphopt_cuda_sparse24_wait(), "compressing");
@@ -183,27 +160,24 @@ class OnTensorCores {
 template <bool Brain>
 class SparseGemm24 : public Kernel {
  public:
-  explicit SparseGemm24(const Info& info) {
-    const Weight weight(info);
-    depth_ = weight.depth;
-    columns_ = weight.columns;
+  explicit SparseGemm24(const Info& info) : weight_(info.constant(1), info.constant(2)) {
     try {
-      if (OnTensorCores::takes(weight)) {
-        tensor_cores_ = std::make_unique<OnTensorCores>(weight, Brain ? lt::kBrain : lt::kHalf);
+      if (OnTensorCores::takes(weight_)) {
+        tensor_cores_ = std::make_unique<OnTensorCores>(weight_, Brain ? lt::kBrain : lt::kHalf);
       }
     } catch (const Error&) {  // another GPU, or an older library: slower, but as right
     }
     if (tensor_cores_ == nullptr) {
-      values_ = DeviceCopy(weight.values);
-      indices_ = DeviceCopy(weight.indices);
+      values_ = DeviceCopy(weight_.values);
+      indices_ = DeviceCopy(weight_.indices);
     }
+    weight_.values = {};
+    weight_.indices = {};
   }
 
   void compute(Call& call) override {
     const Tensor x = call.input(0);
-    require(x.rank() >= 2 && x.shape.back() == depth_, "the last axis of x must be as long as the weight has rows");
-    Shape shape = x.shape;
-    shape.back() = columns_;
+    const Shape shape = sparse24::shape_of(x, weight_);
     const int64_t rows = product(x.shape, 0, x.rank() - 1);
     const Tensor out = call.output(0, shape);
     if (out.count() == 0) return;
@@ -211,24 +185,16 @@ class SparseGemm24 : public Kernel {
       tensor_cores_->multiply(x.data, out.data, rows, call);
     } else {
       check_cuda(graphopt_cuda_sparse24(Brain, x.data, values_.template as<void>(), indices_.template as<uint8_t>(),
-                                        out.data, rows, depth_, columns_, call.stream()),
+                                        out.data, rows, weight_.depth, weight_.columns, call.stream()),
                  "multiplying");
     }
   }
 
  private:
-  int64_t depth_ = 0, columns_ = 0;
+  Weight weight_;
   std::unique_ptr<OnTensorCores> tensor_cores_;
   DeviceCopy values_, indices_;
 };
-
-void infer(Inference& inference) {
-  TypeAndDims out = inference.input(0);
-  const TypeAndDims values = inference.input(1);
-  if (out.dims.empty() || values.dims.size() != 2) return;
-  out.dims.back() = values.dims[0];
-  inference.output(0, out);
-}
 
 // The weight is read on the host when the kernel is made: onnxruntime need not copy it.
 template <bool Brain>
@@ -238,7 +204,7 @@ Operator describe(OrtElementType type) {
           {{type}, {type, kRequired, kMemCpuInput}, {kUint8, kRequired, kMemCpuInput}},
           {{type}},
           make<SparseGemm24<Brain>>,
-          infer};
+          sparse24::infer};
 }
 
 const Register of_half(describe<false>(kFloat16));

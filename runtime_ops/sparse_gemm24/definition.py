@@ -1,7 +1,7 @@
 """``SparseGemm24``: a product with a constant weight of which two of every four numbers are zero.
 
-There is a kernel for CUDA alone, whose tensor cores take such weights twice as fast; on a processor, where half of the
-multiplications do not pay for finding the other half, the function rebuilds the weight when a model is loaded.
+Float16 and bfloat16: what the tensor cores of a GPU take twice as fast with such weights. On a processor, where half of
+the multiplications do not pay for finding the other half, the weight is rebuilt when a model is loaded.
 """
 
 from __future__ import annotations
@@ -56,6 +56,6 @@ SparseGemm24 (x, values, indices) => (out)
 """,
     since=18,
     reference=sparse_gemm24,
-    providers=("cuda",),
+    providers=("cpu", "cuda"),
     inputs=("x", "values", "indices"),
 )

@@ -8,12 +8,11 @@ from graphopt.runtime_ops.sparse_gemm24.semi_structured import dense24
 
 
 def sparse_gemm24(x: np.ndarray, values: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray]:
-    """Return ``out[..., n] = sum over k of x[..., k] weight[k, n]``, summed in float32 (float64 for float32).
+    """Return ``out[..., n] = sum over k of x[..., k] weight[k, n]``, summed in float32.
 
     Args:
-        x: ``[..., K]``, two axes or more; float16, bfloat16, or float32.
+        x: ``[..., K]``, two axes or more; float16 or bfloat16.
         values: ``[N, K / 2]``, as x.
         indices: ``[N, ceil(K / 8)]`` uint8; see ``semi_structured``.
     """
-    wide = np.float64 if x.dtype == np.float32 else np.float32
-    return (np.matmul(x.astype(wide), dense24(values, indices).astype(wide)).astype(x.dtype),)
+    return (np.matmul(x.astype(np.float32), dense24(values, indices).astype(np.float32)).astype(x.dtype),)

@@ -14,6 +14,7 @@ FAMILIES: list[Callable[[], Iterator[Case]]] = [
     gpu_products.binary_gemms,
     gpu_products.binary_convs,
     gpu_products.ternary_gemms,
+    gpu_products.semi_structured,
     gpu_moves.moves,
     gpu_moves.histograms,
     gpu_moves.norms,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.runtime_ops.sparse_gemm24.semi_structured import compact24
 from tests.bench.ops.gpu_case import GEMMS, ODD_GEMMS, RESNET50, Arrays, Case, Window, conv, gemm, int8, normal, windows
 
 # --- int8 ------------------------------------------------------------------------------------------------------------
@@ -80,6 +81,42 @@ def _requantize(rng: np.random.Generator, count: int, depth: int) -> Arrays:
     typical = 40 / (74 * 74 * max(depth, 1) ** 0.5)
     bias = rng.integers(-5000, 5001, count) * max(1, int(depth**0.5))
     return {"scale": (typical * rng.uniform(0.5, 2, count)).astype(np.float32), "bias": bias.astype(np.int32)}
+
+
+# --- 2:4 -------------------------------------------------------------------------------------------------------------
+
+ODD_24 = [
+    ("1 x 4 x 1", 1, 4, 1),
+    ("7 x 20 x 5", 7, 20, 5),
+    ("33 x 64 x 96", 33, 64, 96),
+    ("65 x 72 x 257", 65, 72, 257),
+]
+
+
+def semi_structured() -> Iterator[Case]:
+    """Beside the dense product; the operations are counted as if it were one."""
+    for row in (*GEMMS, *ODD_24):
+        label, m, k, n = row
+        yield Case(
+            "SparseGemm24",
+            label,
+            partial(_semi_structured, m, k, n),
+            constants=("values", "indices"),
+            operations=2.0 * m * k * n,
+            moved=2.0 * m * k + 9 / 8 * k * n + 2.0 * m * n,
+            peak="float16",
+            rtol=2e-3,
+            stock=partial(gemm, m, k, n),
+            small=row in ODD_24,
+        )
+
+
+def _semi_structured(m: int, k: int, n: int, rng: np.random.Generator) -> Arrays:
+    weight = rng.standard_normal((k // 4, 4, n), np.float32)
+    smallest = np.argsort(np.abs(weight), axis=1)[:, :2]
+    np.put_along_axis(weight, smallest, 0, axis=1)
+    values, indices = compact24(weight.reshape(k, n).astype(np.float16))
+    return {"x": normal(rng, m, k).astype(np.float16), "values": values, "indices": indices}
 
 
 # --- few bits --------------------------------------------------------------------------------------------------------
