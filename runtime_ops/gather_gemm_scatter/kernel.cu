@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads)
     product(const T* __restrict__ x, const T* __restrict__ weights, const int32_t* __restrict__ columns,
             const int32_t* __restrict__ rows, const GroupPart* __restrict__ parts, unsigned count_parts, const T* base,
             int64_t base_step, const T* __restrict__ floor, T* out, int64_t count, int64_t depth, int64_t width) {
-  __shared__ alignas(32) Shared<T> shared;
+  alignas(32) __shared__ Shared<T> shared;
   const GroupPart part = parts[blockIdx.x % count_parts];
   const int64_t first = static_cast<int64_t>(blockIdx.x / count_parts) * kM;
   const int32_t* column = columns + part.column_at;
