@@ -72,7 +72,7 @@ def prepare(model: ir.Model, settings: Settings) -> Context:
 
 def without_calls(settings: Settings) -> bool:
     """Tell whether calls of runtime operators that the model has are to be written in standard operators."""
-    return settings.operators is False or settings.target == "portable"
+    return settings.operators is False or settings.target in ("portable", "tensorrt")
 
 
 def run(context: Context, settings: Settings, report: Report, step: Progress) -> None:

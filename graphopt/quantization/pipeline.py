@@ -217,7 +217,8 @@ def run(original: ir.Model, float_model: ir.Model, data: Any, way: Way, report: 
 def _started(original: ir.Model, model: ir.Model, data: Any, way: Way, report: Report) -> Context:
     """Return the context of a copy of the model, prepared for the target."""
     request = way.request
-    context = rounds.prepare(models.clone(model), Settings((), target="portable"))
+    settings = Settings((), target=request.target, plan="smallest", operators=request.operators)
+    context = rounds.prepare(models.clone(model), settings)
     if data is None and request.random_data and not request.weight_only and not way.dry_run:
         context.warn("random-data", "calibrated with random inputs: the scales fit those, not what the model will meet")
         data = drawn(model, seed=request.seed, samples=request.samples, shapes=way.shapes)

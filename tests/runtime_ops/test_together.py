@@ -132,6 +132,20 @@ def test_it_is_optimized_again_and_stays() -> None:
     assert called(again.model) == called(before) and len(again.model.graph) == len(before.graph)
 
 
+@pytest.mark.parametrize(
+    ("target", "operators", "stays"), [("cpu", None, True), ("cpu", False, False), ("portable", None, False)]
+)
+def test_what_is_lowered_is_quantized_around(target: str, operators: bool | None, stays: bool) -> None:
+    """A join that was written as ScatterAdd before: convolutions around it are quantized, the call stays."""
+    before = graphopt.optimize(resnet(True), plan="smallest", operators=True, measure=False).model
+    data = [{"x": images(8, seed)} for seed in range(2)]
+    again = graphopt.quantize(before, data, target=target, operators=operators, everything=True, measure=False)
+    assert called(before) and called(again.model) == (called(before) if stays else set())
+    assert again.report.quantize is not None and again.report.quantize.integer_nodes >= 6
+    x = {"x": images(8, 8)}
+    assert decibels(run(before, x), run(again.model, x)) > 25
+
+
 def test_files_are_verified_and_measured(tmp_path: Any) -> None:
     path = tmp_path / "lowered.onnx"
     result().save(path)
