@@ -61,7 +61,21 @@ def fatal_on_empty(model: ir.Model) -> str | None:
         for node in graph.all_nodes():
             if node.op_type in FATAL_ON_EMPTY:
                 return node.op_type
+            if node.op_type == "MatMul" and any(_moves_first(value) for value in node.inputs):
+                return "MatMul behind a Transpose of its first axis"  # onnxruntime makes one operator of them
     return None
+
+
+def _moves_first(value: ir.Value | None) -> bool:
+    """Tell whether a value comes from a Transpose of three axes or more that does not leave the first in its place."""
+    node = None if value is None else value.producer()
+    if node is None or node.op_type != "Transpose":
+        return False
+    order = node.attributes.get_ints("perm", None)
+    if order is None:  # all axes the other way round
+        shape = None if node.inputs[0] is None else node.inputs[0].shape
+        return shape is None or len(shape) > 2
+    return len(order) > 2 and order[0] != 0
 
 
 def calls_operators(model: ir.Model | str | os.PathLike[str]) -> bool:
