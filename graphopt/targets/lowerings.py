@@ -43,7 +43,9 @@ LOWERINGS: Mapping[str, Mapping[str, Lowering]] = {
         "binary convolution": Lowering(reason="not measured on a GPU yet"),
         "binary product": Lowering(reason="not measured on a GPU yet"),
         "sparse weight": Lowering(reason="tensor cores multiply zeros faster than anything looks them up"),
-        "2:4 weight": Lowering(reason="not measured on a GPU yet; slow without cuSPARSELt"),
+        "2:4 weight": Lowering(
+            reason="not measured on a GPU yet, and slow without cuSPARSELt; -p lower-semi-structured"
+        ),
         "narrowed LayerNorm": Lowering("lower-norms"),
         "weight of a few levels": Lowering(reason="not measured on a GPU yet; int8 products take them"),
         "weight of blocks": Lowering("lower-blocks"),
