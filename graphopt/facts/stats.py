@@ -122,7 +122,8 @@ def _stored(graphs: Iterable[ir.Graph | ir.Function]) -> dict[int, int]:
                 tensor = None if value is None else _tensor(value)
                 if tensor is not None and tensor.dtype.is_integer():
                     packed = 8 // node.attributes.get_int("bits", 4) if node.op_type == "MatMulNBits" else 1
-                    found[id(tensor)] = int(tensor.size) * packed
+                    each = stats_operators.packed(node) if node.domain == stats_operators.DOMAIN else packed
+                    found[id(tensor)] = int(tensor.size) * each
     return found
 
 

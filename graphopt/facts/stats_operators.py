@@ -45,24 +45,46 @@ def _kept(node: ir.Node, read: Sizes, written: Sequence[int]) -> int:
     return math.prod(written) // max(1, outputs) * math.prod(read[1])
 
 
+def _blocks(node: ir.Node, read: Sizes, written: Sequence[int]) -> int:
+    """``weights[blocks, k, n]``, each read by every row of ``x``."""
+    return math.prod(read[4]) * math.prod(read[1][:-1]) if len(read) > 4 else 0
+
+
+def _half(node: ir.Node, read: Sizes, written: Sequence[int]) -> int:
+    """``values[n, k / 2]``."""
+    return math.prod(written) * read[1][-1] if read[1] else 0
+
+
 MACS: Mapping[str, Rule] = {
     "BinaryConv": _bit_window,
     "BinaryConvSign": _bit_window,
     "BinaryGemm": _rows,
     "BinaryGemmSign": _rows,
+    "GatherGemmScatter": _blocks,
     "Int8Conv": _window,
     "Int8ConvAdd": _window,
     "Int8Gemm": _columns,
     "Int8GemmAdd": _columns,
     "SparseConv": _kept,
     "SparseGemm": _kept,
+    "SparseGemm24": _half,
     "TernaryGemm": _rows,
 }
 
 STORED: Mapping[tuple[str, str], tuple[int, ...]] = {
-    (DOMAIN, name): (1, 3) for name in ("Int8Conv", "Int8ConvAdd", "Int8Gemm", "Int8GemmAdd")
+    **{(DOMAIN, name): (1, 3) for name in ("Int8Conv", "Int8ConvAdd", "Int8Gemm", "Int8GemmAdd")},
+    **{
+        (DOMAIN, name): (1,) for name in ("BinaryConv", "BinaryConvSign", "BinaryGemm", "BinaryGemmSign", "TernaryGemm")
+    },
 }
 """Inputs at which a constant of integers stands for numbers: weights and biases."""
+
+
+def packed(node: ir.Node) -> int:
+    """Return how many numbers one element of such an input holds: bits and codes lie in bytes."""
+    if node.op_type.startswith("Binary"):
+        return 8
+    return 8 // max(1, node.attributes.get_int("bits", 2)) if node.op_type == "TernaryGemm" else 1
 
 
 def macs(node: ir.Node, sizes: Callable[[ir.Value | None], list[int] | None]) -> int:
