@@ -109,8 +109,9 @@ struct Image {
 
 // What a thread gathers into; kept from call to call.
 struct Gathered {
-  std::vector<Word> words, mask;
-  int32_t valid[kLanes];
+  std::vector<Word> words;
+  std::vector<uint32_t> mask;
+  int32_t valid[kLanes] = {};
   bool whole;  // no place lies in the padding
 };
 
@@ -223,10 +224,7 @@ class BinaryConv : public Kernel {
     }
     into.words.resize(std::max<size_t>(into.words.size(), taps * per_tap_ * kLanes));
     if (!into.whole || count < width) std::fill_n(into.words.data(), taps * per_tap_ * width, Word{0});
-    if (!into.whole) {
-      into.mask.resize(std::max<size_t>(into.mask.size(), taps * kLanes));
-      std::fill_n(into.mask.data(), taps * width, Word{0});
-    }
+    into.mask.assign(taps, 0);
     const int64_t skip = window_.strides[1];
     const auto ceiling = [skip](int64_t size) { return skip == 1 ? size : (size + skip - 1) / skip; };  // divides slowly
     int64_t tap = 0;
@@ -241,7 +239,7 @@ class BinaryConv : public Kernel {
             from = x >= 0 ? 0 : ceiling(-x);
             to = std::min(to, ceiling(image.width - x));
             if (from >= to) continue;
-            for (int64_t i = from; i < to; ++i) into.mask[tap * width + run->lane + i] = ~Word{0};
+            into.mask[tap] |= lanes(run->lane + from, run->lane + to);
           }
           copy(source + (y * image.width + x + from * skip) * stride, stride * skip, to - from,
                words + run->lane + from, width);
@@ -249,11 +247,25 @@ class BinaryConv : public Kernel {
       }
     }
     const auto channels = static_cast<int32_t>(window_.channels);
-    std::fill_n(into.valid, kLanes, into.whole ? static_cast<int32_t>(taps) * channels : 0);
-    if (into.whole) return;
-    for (tap = 0; tap < taps; ++tap) {
-      for (int64_t l = 0; l < width; ++l) into.valid[l] += into.mask[tap * width + l] != 0 ? channels : 0;
+    for (const Run* run = runs; run < runs + many; ++run) {
+      const int32_t rows = channels * inside(run->y, down_, window_.dilations[0], image.height);
+      for (int64_t i = 0; i < run->count; ++i) {
+        into.valid[run->lane + i] = rows * inside(run->x + i * skip, across_, window_.dilations[1], image.width);
+      }
     }
+  }
+
+  // Bits first to last, without the last.
+  static uint32_t lanes(int64_t first, int64_t last) {
+    return static_cast<uint32_t>((uint64_t{1} << last) - (uint64_t{1} << first));
+  }
+
+  // How many of the taps that start at a place lie in an image of a size.
+  static int32_t inside(int64_t at, int64_t taps, int64_t dilation, int64_t size) {
+    if (at >= 0 && at + (taps - 1) * dilation < size) return static_cast<int32_t>(taps);
+    int32_t count = 0;
+    for (int64_t tap = 0; tap < taps; ++tap, at += dilation) count += at >= 0 && at < size;
+    return count;
   }
 
   // The words of `count` pixels, `step` words apart, into lanes. Few at a time: vectors would only be in the way.

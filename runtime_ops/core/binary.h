@@ -21,11 +21,11 @@ inline int64_t words(int64_t bits) { return (bits + kBits - 1) / kBits; }
 inline int64_t round_up(int64_t size, int64_t step) { return (size + step - 1) / step * step; }
 
 // Columns that lie side by side: word k of lane l is `words[k * width + l]`. With a mask, `taps` groups of equally many
-// words have a word each, all ones or zero, at `mask[tap * width + l]`.
+// words count in lane l if bit l of `mask[tap]` is set.
 struct Panel {
   const Word* words;
   int64_t width;  // 8, 16, 24 or 32
-  const Word* mask;
+  const uint32_t* mask;
   int64_t taps;
   int64_t words_per_tap;
 };

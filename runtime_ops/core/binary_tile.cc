@@ -23,11 +23,11 @@ void portable(const Word* rows, int64_t stride, int64_t count, const Panel& pane
     const Word* row = rows + r * stride;
     const Word* column = panel.words;
     for (int64_t tap = 0; tap < panel.taps; ++tap) {
-      const Word* mask = panel.mask == nullptr ? nullptr : panel.mask + tap * panel.width;
+      const uint32_t mask = panel.mask == nullptr ? ~0u : panel.mask[tap];
       for (int64_t k = 0; k < panel.words_per_tap; ++k, ++row, column += panel.width) {
         for (int64_t l = 0; l < panel.width; ++l) {
-          const Word differ = *row ^ column[l];
-          sums[l] += static_cast<int32_t>(ones(mask == nullptr ? differ : differ & mask[l]));
+          const Word counts = Word{0} - (mask >> l & 1);
+          sums[l] += static_cast<int32_t>(ones((*row ^ column[l]) & counts));
         }
       }
     }
@@ -36,7 +36,7 @@ void portable(const Word* rows, int64_t stride, int64_t count, const Panel& pane
 
 #if defined(GRAPHOPT_X86)
 
-// R rows and V times 8 lanes. Three instructions for 512 places: xor (with the mask in the same instruction), count, add.
+// R rows and V times 8 lanes. Three instructions for 512 places: xor (which takes the mask, too), count, add.
 template <int R, int V, bool kMasked>
 GRAPHOPT_AVX512_VNNI void tile512(const Word* rows, int64_t stride, const Panel& panel, int32_t* out) {
   __m512i sums[R][V];
@@ -46,11 +46,12 @@ GRAPHOPT_AVX512_VNNI void tile512(const Word* rows, int64_t stride, const Panel&
     for (int v = 0; v < V; ++v) sums[r][v] = _mm512_setzero_si512();
   const Word* column = panel.words;
   const Word* row = rows;
+  auto* bytes = reinterpret_cast<unsigned char*>(const_cast<uint32_t*>(panel.mask));  // which the intrinsic wants
   for (int64_t tap = 0; tap < panel.taps; ++tap) {
-    __m512i mask[V];
+    __mmask8 mask[V];
     if (kMasked) {
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) mask[v] = _mm512_loadu_si512(panel.mask + (tap * V + v) * 8);
+      for (int v = 0; v < V; ++v) mask[v] = _load_mask8(reinterpret_cast<__mmask8*>(bytes + tap * 4 + v));
     }
     for (int64_t k = 0; k < panel.words_per_tap; ++k, ++row, column += V * 8) {
       __m512i columns[V];
@@ -61,9 +62,8 @@ GRAPHOPT_AVX512_VNNI void tile512(const Word* rows, int64_t stride, const Panel&
         const __m512i all = _mm512_set1_epi64(static_cast<long long>(row[r * stride]));
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-          // 0x28: (first ^ second) & third
-          const __m512i differ = kMasked ? _mm512_ternarylogic_epi64(all, columns[v], mask[v], 0x28)
-                                         : _mm512_xor_si512(all, columns[v]);
+          const __m512i differ =
+              kMasked ? _mm512_maskz_xor_epi64(mask[v], all, columns[v]) : _mm512_xor_si512(all, columns[v]);
           sums[r][v] = _mm512_add_epi64(sums[r][v], _mm512_popcnt_epi64(differ));
         }
       }
@@ -104,9 +104,10 @@ GRAPHOPT_AVX2 void tile256(const Word* rows, int64_t stride, const Panel& panel,
   for (int64_t tap = 0; tap < panel.taps; ++tap) {
     __m256i mask[2];
     if (kMasked) {
-      const auto* at = reinterpret_cast<const __m256i*>(panel.mask + tap * panel.width + first);
-      mask[0] = _mm256_loadu_si256(at);
-      mask[1] = _mm256_loadu_si256(at + 1);
+      const __m256i all = _mm256_set1_epi64x(static_cast<long long>(panel.mask[tap] >> first));
+      const __m256i low = _mm256_setr_epi64x(1, 2, 4, 8), high = _mm256_setr_epi64x(16, 32, 64, 128);
+      mask[0] = _mm256_cmpeq_epi64(_mm256_and_si256(all, low), low);
+      mask[1] = _mm256_cmpeq_epi64(_mm256_and_si256(all, high), high);
     }
     for (int64_t k = 0; k < panel.words_per_tap; ++k, ++row, column += panel.width) {
 #pragma GCC unroll 2
