@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kCache = 96 << 10;      // floats of one panel: within the second-level cache
 constexpr int64_t kPanels = 2 << 20;      // floats of the panels that are kept at once
 constexpr int64_t kPart = 1 << 13;        // multiply-adds of whole registers that are worth a thread's start
-constexpr int64_t kFewPart = 1 << 15;     // nonzeros that are, where a column is one register or less
+constexpr int64_t kFewPart = 1 << 15;     // nonzeros that are, for one row of x; a quarter of that for sixteen
 constexpr int64_t kRows = 16;             // results that are turned back at once: a line of the output
 
 float* scratch(int64_t floats) {
@@ -123,13 +123,14 @@ class SparseGemm : public Kernel {
       for (int64_t i = k == k_ ? 0 : m; i < width; ++i) panel[k * width + i] = 0.0f;
     }
     const int64_t steps = slices_->begin.back();
-    const int64_t parts = std::clamp<int64_t>(steps * SparseSlices::kRows / kFewPart, 1, slices_->slices());
-    call.parallel(parts, 1, [&](int64_t part, int64_t end) {
+    const int64_t part = kFewPart >> (width == 1 ? 0 : width == 4 ? 1 : 2);
+    const int64_t parts = std::clamp<int64_t>(steps * SparseSlices::kRows / part, 1, slices_->slices());
+    call.parallel(parts, 1, [&](int64_t begin, int64_t end) {
       const auto at = [&](int64_t limit) {  // the slice that as much of the work lies in front of
         const auto found = std::lower_bound(slices_->begin.begin(), slices_->begin.end() - 1, steps * limit / parts);
         return limit == parts ? slices_->slices() : found - slices_->begin.begin();
       };
-      graphopt::multiply(*slices_, at(part), at(end), panel, m, bias, relu_ ? Activation::kRelu : Activation::kNone, out, n_);
+      graphopt::multiply(*slices_, at(begin), at(end), panel, m, bias, relu_ ? Activation::kRelu : Activation::kNone, out, n_);
     });
   }
 
