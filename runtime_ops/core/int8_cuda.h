@@ -5,16 +5,20 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace graphopt::int8 {
 
 constexpr int kStep = 128;   // bytes of a row in one step of the loop over the sum
+constexpr int kPairWidth = 256;  // columns of a tile of a pair of blocks
 constexpr int kChunk = 16;   // bytes of a copy: channels of a tap are a multiple of it
 
 struct Product {
   const int8_t* x = nullptr;         // [batch][height][width][x_step]; 16-byte aligned, as is x_step
   const int8_t* w = nullptr;         // [groups][columns][depth], zero behind taps * channels; taps, then channels
+  const int8_t* w_tiles = nullptr;   // for pairs of blocks; see pair_weights
   const float* scale = nullptr;      // [groups * columns]
   const int32_t* bias = nullptr;     // the same; holds what the zero point of x adds
   const int8_t* residual = nullptr;  // as y, or null
@@ -51,7 +55,7 @@ struct Direct {
 };
 
 // The shapes of tiles: rows x columns of y that a block computes. "Wide" ones use wgmma.
-enum TileShape : int { kTile64x64 = 0, kTile128x128 = 1, kWide128x64 = 2, kWide128x128 = 3, kWide128x256 = 4, kTiles = 5 };
+enum TileShape : int { kTile64x64 = 0, kTile128x128 = 1, kWide128x64 = 2, kWide128x128 = 3, kWide128x256 = 4, kPair128x256 = 5, kTiles = 6 };
 
 // Which tile to take on a device of `processors` multiprocessors; `wide`: it is an sm_90 that has its own code.
 inline int choose_tile(int64_t rows, int64_t columns, int64_t groups, int processors, bool wide) {
@@ -67,12 +71,36 @@ inline int choose_tile(int64_t rows, int64_t columns, int64_t groups, int proces
   return columns > 64 && blocks(128, 128) >= processors ? kTile128x128 : kTile64x64;
 }
 
+// Weights [groups][columns][depth] in the order in which pairs of blocks fetch them:
+// [groups][tiles of 256 columns][steps][256][128], the pieces of a row exchanged as in shared memory, zero where there is
+// no column.
+inline std::vector<int8_t> pair_weights(const int8_t* w, int64_t groups, int64_t columns, int64_t depth) {
+  const int64_t tiles = (columns + kPairWidth - 1) / kPairWidth, steps = depth / kStep;
+  std::vector<int8_t> packed(groups * tiles * steps * kPairWidth * kStep, 0);
+  for (int64_t group = 0; group < groups; ++group) {
+    for (int64_t n = 0; n < columns; ++n) {
+      const int8_t* row = w + (group * columns + n) * depth;
+      const int64_t tile = group * tiles + n / kPairWidth, line = n % kPairWidth;
+      for (int64_t step = 0; step < steps; ++step) {
+        int8_t* to = packed.data() + ((tile * steps + step) * kPairWidth + line) * kStep;
+        for (int64_t piece = 0; piece < kStep / kChunk; ++piece) {
+          const int8_t* from = row + step * kStep + piece * kChunk;
+          std::copy(from, from + kChunk, to + (piece ^ (line & 7)) * kChunk);
+        }
+      }
+    }
+  }
+  return packed;
+}
+
 }  // namespace graphopt::int8
 
 extern "C" {
 // 1 where the tiles of wgmma were compiled.
 int graphopt_cuda_int8_has_wide();
 int graphopt_cuda_int8_product(const graphopt::int8::Product* product, int tile, void* stream);
+// Needs w_tiles, and a device for which `has_wide` holds.
+int graphopt_cuda_int8_pair(const graphopt::int8::Product* product, void* stream);
 int graphopt_cuda_int8_rearrange(const graphopt::int8::Rearrange* rearrange, void* stream);
 int graphopt_cuda_int8_direct(const graphopt::int8::Direct* direct, void* stream);
 }

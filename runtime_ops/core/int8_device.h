@@ -36,7 +36,7 @@ class DeviceWeights {
   // `value(n, k, tap)` is the weight of filter n. The order is [filter][tap][channel], channels in whole pieces of 16 and
   // rows in whole steps of 128; or [tap][channel][filter] for the kernel of small groups.
   template <class F>
-  DeviceWeights(const Info& info, int64_t filters, int64_t channels, int64_t taps, bool direct, int64_t x_zero_point,
+  DeviceWeights(const Info& info, int64_t groups, int64_t filters, int64_t channels, int64_t taps, bool direct, int64_t x_zero_point,
                 F value)
       : wide(direct ? channels : padded(std::max<int64_t>(channels, 1), kChunk)),
         depth(direct ? 0 : padded(taps * wide, kStep)) {
@@ -63,17 +63,21 @@ class DeviceWeights {
       const auto offset = static_cast<uint32_t>(sums[n]) * static_cast<uint32_t>(x_zero_point);
       bias[n] = static_cast<int32_t>(static_cast<uint32_t>(biases.as<int32_t>()[n]) - offset);
     }
-    w_ = DeviceCopy(packed);
     scale_ = DeviceCopy(scale);
     bias_ = DeviceCopy(bias);
     check_cuda(graphopt_cuda_int8_processors(&processors_, &capability_), "the device");
     if (const char* wanted = std::getenv("GRAPHOPT_INT8_TILE")) tile_ = std::atoi(wanted);
+    w_ = DeviceCopy(packed);
+    if (tile_ == kPair128x256 && !direct && wide_code()) {
+      tiles_ = DeviceCopy(pair_weights(packed.data(), groups, filters / groups, depth));
+    }
   }
 
   // What does not change from call to call.
   Product product(const Requantize& how) const {
     Product p;
     p.w = w_.as<int8_t>();
+    p.w_tiles = tiles_.as<int8_t>();
     p.scale = scale_.as<float>();
     p.bias = bias_.as<int32_t>();
     p.depth = static_cast<int>(depth);
@@ -88,16 +92,20 @@ class DeviceWeights {
   }
 
   void multiply(const Product& p, Call& call) const {
-    const bool wide = capability_ == 90 && graphopt_cuda_int8_has_wide() != 0;
-    const bool given = tile_ >= 0 && tile_ < (wide ? kTiles : kWide128x64);
-    const int tile = given ? tile_ : choose_tile(p.rows, p.columns, p.groups, processors_, wide);
-    check_cuda(graphopt_cuda_int8_product(&p, tile, call.stream()), "the product");
+    const bool given = tile_ >= 0 && tile_ < (wide_code() ? kTiles : kWide128x64);
+    const int tile = given ? tile_ : choose_tile(p.rows, p.columns, p.groups, processors_, wide_code());
+    check_cuda(tile == kPair128x256 ? graphopt_cuda_int8_pair(&p, call.stream())
+                                    : graphopt_cuda_int8_product(&p, tile, call.stream()),
+               "the product");
   }
 
   const int64_t wide, depth;
 
  private:
-  DeviceCopy w_, scale_, bias_;
+  // Whether the device is the one that wgmma was compiled for.
+  bool wide_code() const { return capability_ == 90 && graphopt_cuda_int8_has_wide() != 0; }
+
+  DeviceCopy w_, tiles_, scale_, bias_;
   int processors_ = 1, capability_ = 0;
   int tile_ = -1;  // GRAPHOPT_INT8_TILE: a TileShape for every product, to compare them
 };

@@ -74,6 +74,44 @@ __device__ __forceinline__ void group_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
+// Clusters: blocks that run at once and reach each other's shared memory.
+__device__ __forceinline__ int block_of_cluster() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+__device__ __forceinline__ void cluster_synchronize() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// A barrier for one thread that announces bytes, and the bytes. It is waited for by parity: 0 the first time.
+__device__ __forceinline__ void barrier_init(uint32_t barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void barriers_ready() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
+  uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}\n"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+  }
+}
+
+// Copies to the same place in both blocks of a pair, and reports the bytes to the barrier at the same place in each.
+__device__ __forceinline__ void copy_to_pair(uint32_t to, const void* from, int bytes, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "h"(static_cast<uint16_t>(3))
+      : "memory");
+}
+
 // Behind `group_wait`: keeps the compiler from reading sums before it.
 template <int N>
 __device__ __forceinline__ void settle(int (&d)[N][4]) {
@@ -130,16 +168,39 @@ __device__ __forceinline__ void multiply(int (&d)[32][4], uint64_t a, uint64_t b
 
 #endif
 
-// Starts a kernel; returns a cudaError_t. More than 48 KiB of shared memory have to be asked for.
+// More than 48 KiB of shared memory have to be asked for.
+template <class P>
+cudaError_t ask_for(void (*kernel)(P), size_t shared) {
+  if (shared <= 48 * 1024) return cudaSuccess;
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(shared));
+}
+
+// Starts a kernel; returns a cudaError_t.
 template <class P>
 int launch(void (*kernel)(P), dim3 grid, int threads, size_t shared, void* stream, const P& problem) {
-  if (shared > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-    if (error != cudaSuccess) return error;
-  }
+  if (const cudaError_t error = ask_for(kernel, shared)) return error;
   kernel<<<grid, threads, shared, static_cast<cudaStream_t>(stream)>>>(problem);
   return cudaGetLastError();
+}
+
+// The same in clusters of blocks that are neighbours along x.
+template <class P>
+int launch_clusters(void (*kernel)(P), dim3 grid, int blocks, int threads, size_t shared, void* stream,
+                    const P& problem) {
+  if (const cudaError_t error = ask_for(kernel, shared)) return error;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(blocks);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, problem);
 }
 
 }  // namespace graphopt::gpu

@@ -21,7 +21,7 @@ class Int8Conv : public Kernel {
         how_(info, residual),
         w_shape_(shape(info, window_)),
         direct_(window_.group > 1 && (w_shape_[1] < kChunk || w_shape_[0] / window_.group < kChunk)),
-        weights_(upload(info, w_shape_, direct_, how_.x_zero_point)) {}
+        weights_(upload(info, w_shape_, window_.group, direct_, how_.x_zero_point)) {}
 
   void compute(Call& call) override {
     const Tensor x = call.input(0);
@@ -81,11 +81,11 @@ class Int8Conv : public Kernel {
     return w.shape;
   }
 
-  static DeviceWeights upload(const Info& info, const Shape& shape, bool direct, int64_t x_zero_point) {
+  static DeviceWeights upload(const Info& info, const Shape& shape, int64_t group, bool direct, int64_t x_zero_point) {
     const Tensor w = constant(info, 1, "w");
     const auto* from = w.as<int8_t>();
     const int64_t channels = shape[1], taps = graphopt::product(shape, 2);
-    return DeviceWeights(info, shape[0], channels, taps, direct, x_zero_point,
+    return DeviceWeights(info, group, shape[0], channels, taps, direct, x_zero_point,
                          [=](int64_t n, int64_t k, int64_t t) { return from[(n * channels + k) * taps + t]; });
   }
 

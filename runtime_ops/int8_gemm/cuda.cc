@@ -61,7 +61,7 @@ class Int8Gemm : public Kernel {
     const Tensor w = constant(info, 1, "w");
     const auto* from = w.as<int8_t>();
     const int64_t columns = shape[1];
-    return DeviceWeights(info, columns, shape[0], 1, false, x_zero_point,
+    return DeviceWeights(info, 1, columns, shape[0], 1, false, x_zero_point,
                          [=](int64_t n, int64_t k, int64_t) { return from[k * columns + n]; });
   }
 

@@ -79,8 +79,13 @@ def run(tile: int, told: int8.Product, arrays: dict[str, np.ndarray], backwards:
     packed = int8.aligned(int8.pack(arrays["w"], told.groups, told.channels))
     told.depth = packed.shape[1]
     int8.pointers(told, **{name: arrays.get(name) for name in ("x", "scale", "bias", "residual", "y")}, w=packed)
-    library = int8.announce(arrays["x"], packed, backwards=backwards)
-    assert library.graphopt_cuda_int8_product(ctypes.byref(told), tile, None) == 0
+    tiles = int8.aligned(int8.pair_tiles(packed, told.groups))
+    told.w_tiles = tiles.ctypes.data
+    library = int8.announce(arrays["x"], packed, tiles, backwards=backwards)
+    if tile == int8.TILES.index("pair 128x256"):
+        assert library.graphopt_cuda_int8_pair(ctypes.byref(told), None) == 0
+    else:
+        assert library.graphopt_cuda_int8_product(ctypes.byref(told), tile, None) == 0
     return arrays["y"]
 
 
@@ -140,6 +145,15 @@ def test_convolution(
         rng, batch, groups, channels, columns, (5, 9), taps, planes, residual, pads, strides, dilations
     )
     np.testing.assert_array_equal(run(tile, told, arrays, seed % 2 == 1), expected)
+
+
+@pytest.mark.parametrize("tile", range(len(int8.TILES)), ids=int8.TILES)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_several_tiles_and_rounds_of_the_stages(tile: int, backwards: bool) -> None:
+    rng = np.random.default_rng(9)
+    rows, depth, columns = (140, 720, 140) if tile < 2 else (270, 1200, 530)
+    told, arrays, expected = problem(rng, rows, 1, depth, columns, (1, 1), (1, 1), False, False)
+    np.testing.assert_array_equal(run(tile, told, arrays, backwards), expected)
 
 
 @pytest.mark.parametrize("tile", range(len(int8.TILES)), ids=int8.TILES)

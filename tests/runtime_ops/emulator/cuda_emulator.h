@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <ucontext.h>
 #include <utility>
@@ -85,7 +86,37 @@ struct Thread {
   std::vector<std::vector<Copy>> groups{1};  // of copies; the last is not committed
 };
 
+// A barrier of one thread and announced bytes.
+struct Barrier {
+  uint32_t phase = 0;
+  int left = 1;
+  int64_t bytes = 0;
+};
+
+struct PairCopy {
+  uint32_t to, barrier;
+  const void* from;
+  int bytes;
+};
+
+struct Block;
+
+// Blocks that run at once.
+struct Cluster {
+  std::vector<std::unique_ptr<Block>> blocks;
+  Group barrier;
+  std::vector<PairCopy> copies;  // that have not come yet
+};
+
+inline uint64_t& progress() {
+  static uint64_t steps = 0;
+  return steps;
+}
+
 struct Block {
+  Cluster* cluster = nullptr;
+  int rank = 0;
+  std::map<uint32_t, Barrier> barriers;
   unsigned char* memory = nullptr;  // where address 0 would lie
   unsigned char* shared = nullptr;  // a multiple of 16, as on the device, and of no more: kernels align for themselves
   size_t bytes = 0;                 // up to the end of `shared`
@@ -96,7 +127,6 @@ struct Block {
   std::vector<std::vector<std::vector<Wgmma>>> pending;  // of each four warps; the last group is not committed
   ucontext_t scheduler;
   int current = 0;
-  uint64_t progress = 0;
   std::function<void()> body;
 };
 
@@ -119,7 +149,7 @@ inline void pause() {
 template <class F>
 void together(Group& group, int lane, const void* given, F work) {
   group.given[lane] = given;
-  ++block().progress;
+  ++progress();
   if (++group.arrived == group.size) {
     work();
     group.arrived = 0;
@@ -131,6 +161,12 @@ void together(Group& group, int lane, const void* given, F work) {
 }
 
 inline void synchronize() { together(block().barrier, thread().id, nullptr, [] {}); }
+
+inline int block_of_cluster() { return block().rank; }
+inline void cluster_synchronize() {
+  Cluster& cluster = *block().cluster;
+  together(cluster.barrier, block().rank * static_cast<int>(block().threads.size()) + thread().id, nullptr, [] {});
+}
 
 inline void need_shared(uint32_t address, uint32_t bytes, uint32_t alignment) {
   if (address < kFirst || static_cast<size_t>(address) + bytes > block().bytes) fail("outside of shared memory");
@@ -174,6 +210,60 @@ void copies_wait() {
 inline void store16(uint32_t to, uint32_t word) {
   need_shared(to, 16, 16);
   for (int i = 0; i < 4; ++i) std::memcpy(block().memory + to + 4 * i, &word, 4);
+}
+
+inline Barrier& barrier_at(Block& owner, uint32_t address) {
+  const auto found = owner.barriers.find(address);
+  if (found == owner.barriers.end()) fail("no barrier was made here");
+  return found->second;
+}
+inline void barrier_init(uint32_t address) {
+  need_shared(address, 8, 8);
+  block().barriers[address] = Barrier();
+}
+inline void barriers_ready() {}
+inline void barrier_changed(Barrier& barrier) {
+  ++progress();
+  if (barrier.left != 0 || barrier.bytes != 0) return;
+  barrier.left = 1;
+  ++barrier.phase;
+}
+inline void barrier_expect(uint32_t address, int bytes) {
+  Barrier& barrier = barrier_at(block(), address);
+  if (barrier.left == 0) fail("bytes are announced twice");
+  barrier.left = 0;
+  barrier.bytes += bytes;
+  barrier_changed(barrier);
+}
+inline void copy_to_pair(uint32_t to, const void* from, int bytes, uint32_t barrier) {
+  need_shared(to, bytes, 16);
+  for (int at = 0; at < bytes; at += 16) need_global(static_cast<const char*>(from) + at, 16);
+  for (auto& other : block().cluster->blocks) {
+    if (other->barriers.empty()) fail("the other block has made no barriers yet");
+    std::memset(other->memory + to, 0xCD, bytes);
+  }
+  block().cluster->copies.push_back({to, barrier, from, bytes});
+}
+// What is waited for comes when all have to wait.
+inline void barrier_wait(uint32_t address, uint32_t parity) {
+  int idle = 0;
+  uint64_t seen = progress();
+  while ((barrier_at(block(), address).phase & 1) == parity) {
+    pause();
+    idle = progress() == seen ? idle + 1 : 0;
+    seen = progress();
+    if (idle < 3) continue;
+    auto& copies = block().cluster->copies;
+    if (copies.empty()) continue;  // the scheduler sees that nothing goes on
+    const PairCopy copy = copies.front();
+    copies.erase(copies.begin());
+    for (auto& other : block().cluster->blocks) {
+      std::memcpy(other->memory + copy.to, copy.from, copy.bytes);
+      Barrier& barrier = barrier_at(*other, copy.barrier);
+      barrier.bytes -= copy.bytes;
+      barrier_changed(barrier);
+    }
+  }
 }
 
 inline void load_matrices(uint32_t from, uint32_t (&to)[4]) {
@@ -277,59 +367,90 @@ void group_wait() {
 inline void enter() {
   block().body();
   thread().ended = true;
-  ++block().progress;
+  ++progress();
   pause();
 }
 
+// Runs the blocks of a cluster until all have ended; a block runs on, a turn for each thread, until it has to wait for
+// another: they are as far apart as their barriers allow.
+inline void run(Cluster& cluster) {
+  size_t left = 0;
+  for (const auto& one : cluster.blocks) left += one->threads.size();
+  for (int idle = 0; left > 0;) {
+    const uint64_t before = progress();
+    for (const auto& one : cluster.blocks) {
+      const int threads = static_cast<int>(one->threads.size());
+      uint64_t begun;
+      do {
+        begun = progress();
+        for (int i = 0; i < threads; ++i) {
+          block_pointer() = one.get();
+          one->current = order() ? threads - 1 - i : i;
+          Thread& next = one->threads[one->current];
+          if (next.ended) continue;
+          swapcontext(&one->scheduler, &next.context);
+          left -= next.ended;
+        }
+      } while (progress() != begun);
+    }
+    idle = progress() == before ? idle + 1 : 0;
+    if (idle > 8 && left > 0) fail("threads wait for each other");
+  }
+}
+
 template <class P>
-int launch(void (*kernel)(P), dim3 grid, int threads, size_t shared, void*, const P& problem) {
-  constexpr size_t kStack = 256 * 1024;
-  std::unique_ptr<unsigned char[]> memory(new unsigned char[shared + kFirst]);
+int launch_clusters(void (*kernel)(P), dim3 grid, int blocks, int threads, size_t shared, void*, const P& problem) {
+  constexpr size_t kStack = 128 * 1024;
+  if (grid.x % blocks != 0) fail("the grid is no multiple of the cluster");
+  std::vector<std::unique_ptr<unsigned char[]>> memory;
+  for (int i = 0; i < blocks; ++i) memory.emplace_back(new unsigned char[shared + kFirst]);
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        Block now;
-        block_pointer() = &now;
-        now.memory = memory.get();
-        now.shared = now.memory + kFirst;
-        now.bytes = shared + kFirst;
-        std::memset(now.shared, 0xA5, shared);
-        now.index = dim3(x, y, z);
-        now.grid = grid;
-        now.barrier.size = threads;
-        now.barrier.given.resize(threads);
-        now.warps.resize((threads + 31) / 32);
-        for (auto& warp : now.warps) warp.size = 32, warp.given.resize(32);
-        now.fours.resize((threads + 127) / 128);
-        now.pending.resize(now.fours.size(), {{}});
-        for (auto& four : now.fours) four.size = 128, four.given.resize(128);
-        now.body = [&] { kernel(problem); };
-        now.threads = std::vector<Thread>(threads);
-        for (int i = 0; i < threads; ++i) {
-          Thread& made = now.threads[i];
-          made.id = i;
-          made.stack.reset(new char[kStack]);
-          getcontext(&made.context);
-          made.context.uc_stack.ss_sp = made.stack.get();
-          made.context.uc_stack.ss_size = kStack;
-          made.context.uc_link = &now.scheduler;
-          makecontext(&made.context, enter, 0);
-        }
-        for (int left = threads; left > 0;) {
-          const uint64_t before = now.progress;
+      for (unsigned x = 0; x < grid.x; x += blocks) {
+        Cluster cluster;
+        cluster.barrier.size = blocks * threads;
+        cluster.barrier.given.resize(cluster.barrier.size);
+        for (int rank = 0; rank < blocks; ++rank) {
+          Block& now = *cluster.blocks.emplace_back(new Block());
+          now.cluster = &cluster;
+          now.rank = rank;
+          now.memory = memory[rank].get();
+          now.shared = now.memory + kFirst;
+          now.bytes = shared + kFirst;
+          std::memset(now.shared, 0xA5, shared);
+          now.index = dim3(x + rank, y, z);
+          now.grid = grid;
+          now.barrier.size = threads;
+          now.barrier.given.resize(threads);
+          now.warps.resize((threads + 31) / 32);
+          for (auto& warp : now.warps) warp.size = 32, warp.given.resize(32);
+          now.fours.resize((threads + 127) / 128);
+          now.pending.resize(now.fours.size(), {{}});
+          for (auto& four : now.fours) four.size = 128, four.given.resize(128);
+          now.body = [&] { kernel(problem); };
+          now.threads = std::vector<Thread>(threads);
           for (int i = 0; i < threads; ++i) {
-            now.current = order() ? threads - 1 - i : i;
-            Thread& next = now.threads[now.current];
-            if (next.ended) continue;
-            swapcontext(&now.scheduler, &next.context);
-            left -= next.ended;
+            Thread& made = now.threads[i];
+            made.id = i;
+            made.stack.reset(new char[kStack]);
+            getcontext(&made.context);
+            made.context.uc_stack.ss_sp = made.stack.get();
+            made.context.uc_stack.ss_size = kStack;
+            made.context.uc_link = &now.scheduler;
+            makecontext(&made.context, enter, 0);
           }
-          if (now.progress == before && left > 0) fail("threads wait for each other");
         }
+        run(cluster);
+        if (!cluster.copies.empty()) fail("a copy comes when its block has ended");
       }
     }
   }
   return 0;
+}
+
+template <class P>
+int launch(void (*kernel)(P), dim3 grid, int threads, size_t shared, void* stream, const P& problem) {
+  return launch_clusters(kernel, grid, 1, threads, shared, stream, problem);
 }
 
 }  // namespace graphopt::gpu

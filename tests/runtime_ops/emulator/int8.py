@@ -13,7 +13,9 @@ import numpy as np
 
 from graphopt import runtime_ops
 
-TILES = ("64x64", "128x128", "wide 128x64", "wide 128x128", "wide 128x256")
+TILES = ("64x64", "128x128", "wide 128x64", "wide 128x128", "wide 128x256", "pair 128x256")
+
+SOURCES = ("int8_product.cu", "int8_pair.cu")
 
 _INTS = (
     "batch height width out_height out_width channels x_step groups columns kernel_height kernel_width "
@@ -25,7 +27,7 @@ class Product(ctypes.Structure):
     """``graphopt::int8::Product``."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "w", "scale", "bias", "residual", "y")),
+        *((name, ctypes.c_void_p) for name in ("x", "w", "w_tiles", "scale", "bias", "residual", "y")),
         *((name, ctypes.c_int) for name in _INTS),
         ("zero", ctypes.c_uint32),
         ("planes", ctypes.c_bool),
@@ -69,7 +71,7 @@ def library() -> ctypes.CDLL | None:
     include = [f"-I{core}", f"-I{Path(__file__).parent}"]
     try:
         subprocess.run(
-            ["g++", *flags, *include, "-x", "c++", str(core / "int8_product.cu"), "-o", target],
+            ["g++", *flags, *include, "-x", "c++", *(str(core / name) for name in SOURCES), "-o", target],
             check=True,
             capture_output=True,
             text=True,
@@ -110,6 +112,17 @@ def pack(w: np.ndarray, groups: int, wide: int) -> np.ndarray:
     packed = np.zeros((filters, depth), np.int8)
     packed[:, : rows[0].size] = rows.reshape(filters, -1)
     return packed
+
+
+def pair_tiles(packed: np.ndarray, groups: int) -> np.ndarray:
+    """Return packed weights as pairs of blocks fetch them: ``[groups, tiles, steps, 256, 128]``, pieces exchanged."""
+    columns, steps = packed.shape[0] // groups, packed.shape[1] // 128
+    tiles = -(-columns // 256)
+    rows = np.zeros((groups, tiles * 256, steps, 8, 16), np.int8)
+    rows[:, :columns] = packed.reshape(groups, columns, steps, 8, 16)
+    for line in range(8):
+        rows[:, line::8] = rows[:, line::8][:, :, :, np.arange(8) ^ line]
+    return np.ascontiguousarray(rows.reshape(groups, tiles, 256, steps, 128).swapaxes(2, 3))
 
 
 def pointers(problem: Any, **arrays: np.ndarray | None) -> None:
