@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 
-#include "tiles.h"
 #include "cpu.h"
 #include "kernel.h"
+#include "lookup.h"
+#include "tiles.h"
 
 namespace graphopt {
 namespace {
@@ -85,7 +87,11 @@ class TernaryGemm : public Kernel {
     job.rows = rows;
     job.y = y.to<float>();
     activations(call, x, columns, shift, job);
-    run(call, job);
+    if (looks_up(rows)) {
+      run_lookup(call, job);
+    } else {
+      run(call, job);
+    }
   }
 
  private:
@@ -106,6 +112,7 @@ class TernaryGemm : public Kernel {
       levels_.high[i] = levels[bits_ == 2 ? i >> 2 : i];
       levels_.most = std::max(levels_.most, std::abs(static_cast<int>(levels_.low[i])));
     }
+    ternary_ = bits_ == 2 && levels_.most <= 1;
   }
 
   void pack(const uint8_t* codes, const int8_t* levels) {
@@ -181,6 +188,62 @@ class TernaryGemm : public Kernel {
     });
   }
 
+  // Tables pay where there is no VNNI (with it they are as fast, and not faster), and where enough outputs and rows share
+  // them. Their index takes two bytes for three weights.
+  bool looks_up(int64_t rows) const {
+    constexpr int64_t kLeastRows = 24, kLeastOutputs = 256;
+    return cpu() == Cpu::kAvx512 && ternary_ && rows >= kLeastRows && outputs_ >= kLeastOutputs && groups_ > 0;
+  }
+
+  const Lookup& lookup() const {
+    std::call_once(once_, [&] {
+      const int64_t columns = groups_ * 16;
+      std::vector<uint8_t> digits(outputs_ * columns);
+      for (int64_t n = 0; n < outputs_; ++n) {
+        const uint8_t* panel = packed_.data() + n / kOutputs * groups_ * kStep + n % kOutputs * 4;
+        for (int64_t k = 0; k < columns; ++k) {
+          const int code = panel[k / 16 * kStep + k % 4] >> k / 4 % 4 * 2 & 3;
+          digits[n * columns + k] = static_cast<uint8_t>(levels_.low[code] + 1);
+        }
+      }
+      lookup_ = std::make_unique<Lookup>(digits, outputs_, columns);
+    });
+    return *lookup_;
+  }
+
+  void run_lookup(Call& call, const Job& job) const {
+    const Kernels& use = kernels();
+    const Lookup& table = lookup();
+    // Sums of a part, [64 rows][about 1,000 outputs], lie in L2 beside the index of a chunk.
+    constexpr int64_t kPart = 64, kStrips = 6;
+    const int64_t blocks = (job.rows + kPart - 1) / kPart, across = (table.strips() + kStrips - 1) / kStrips;
+    call.parallel(blocks * across, 1, [&](int64_t begin, int64_t end) {
+      static thread_local std::vector<int16_t> of_tables;
+      static thread_local std::vector<int32_t> of_sums;
+      static thread_local std::vector<float> of_outputs;
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t from = unit / across * kPart, rows = std::min(kPart, job.rows - from);
+        const int64_t first = table.strips() * (unit % across) / across;
+        const int64_t last = table.strips() * (unit % across + 1) / across;
+        const int64_t start = table.first_output(first), width = table.first_output(last) - start;
+        const int count = static_cast<int>(std::min(width, outputs_ - start));
+        int32_t* sums = kept(of_sums, (kPart + 1) * width);
+        int32_t* offset = sums + kPart * width;
+        float* factor = kept(of_outputs, 2 * width);
+        float* bias = factor + width;
+        for (int i = 0; i < count; ++i) {
+          offset[i] = static_cast<int32_t>(sums_[start + i] * static_cast<uint32_t>(job.zero - 128));
+          factor[i] = job.step * job.scale[job.one_scale ? 0 : start + i];
+          bias[i] = job.bias[job.one_bias ? 0 : start + i];
+        }
+        table.sum(job.a + from * job.stride, job.stride, rows, first, last, kept(of_tables, Lookup::kTables), sums);
+        for (int64_t row = 0; row < rows; ++row) {
+          use.finish(sums + row * width, offset, factor, bias, count, job.y + (from + row) * outputs_ + start);
+        }
+      }
+    });
+  }
+
   template <class F>
   void finish(const Kernels& use, const Job& job, int64_t panel, int64_t from, int64_t to, F&& sum) const {
     const int64_t first = panel * kOutputs;
@@ -211,6 +274,9 @@ class TernaryGemm : public Kernel {
   Levels levels_;
   std::vector<uint8_t> packed_;
   std::vector<uint32_t> sums_;  // of each output's weights
+  bool ternary_ = false;        // two bits, and no level but -1, 0, 1
+  mutable std::once_flag once_;
+  mutable std::unique_ptr<Lookup> lookup_;
 };
 
 void infer(Inference& inference) {

@@ -71,7 +71,9 @@ def test_sums_are_exact(
     running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, function=outputs > 0 and 0 not in rows)
 
 
-@pytest.mark.parametrize("shape", [(1, 130, 97), (3, 64, 48), (4, 257, 50), (9, 33, 1), (17, 1030, 200)])
+@pytest.mark.parametrize(
+    "shape", [(1, 130, 97), (3, 64, 48), (4, 257, 50), (9, 33, 1), (17, 1030, 200), (26, 300, 270)]
+)
 @pytest.mark.parametrize("bits", [2, 4])
 @pytest.mark.parametrize("stored", [True, False])
 def test_every_set_of_instructions(level: str, shape: tuple[int, int, int], bits: int, stored: bool) -> None:
@@ -176,3 +178,14 @@ def test_the_kernel_is_taken(tmp_path: Path) -> None:
     inputs, attributes = case((3,), 19, 5)
     model = running.ops_model("TernaryGemm", inputs, attributes, constants=WEIGHTS)
     assert running.taken(model, tmp_path) == ["graphopt.TernaryGemm"]
+
+
+@pytest.mark.parametrize(("rows", "columns", "outputs"), [(24, 1, 256), (25, 255, 300), (70, 530, 1300)])
+def test_sums_that_are_looked_up(level: str, rows: int, columns: int, outputs: int) -> None:
+    """Tables serve many rows and outputs; their sums of 16 bits meet the largest that there are."""
+    inputs, attributes = case((rows,), columns, outputs)
+    inputs["codes"][:40] = 0b10101010  # ones
+    inputs["codes"][40:80] = 0  # minus ones
+    inputs["x"][::3] = 255
+    inputs["x"][1::3] = 0
+    running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, function=False, threads=2)
