@@ -23,7 +23,7 @@ from graphopt.errors import DependencyError, ModelError
 from graphopt.facts.stats import stats
 from graphopt.plan.classes import Kind
 from graphopt.proof import Comparison, prove
-from graphopt.registry import make
+from graphopt.registry import make, stage
 from graphopt.report.schema import FileInfo, Report
 from graphopt.rewrite.functions import CALLS
 from graphopt.rounds import Progress, Settings
@@ -216,6 +216,7 @@ def _attempt(
         # Weights of an operator that is inlined are counted as such only once its definition has been folded.
         inlined = rounds.without_calls(settings) and any(key[0] == CALLS for key in original.functions)
         report.before = before = stats(original if inlined else context.model)
+        _say_what_is_off(context, settings)
         masks = journal.masks(context)
         rounds.run(context, settings, report, step)
         report.after = stats(context.model)
@@ -237,6 +238,15 @@ def _attempt(
         report.gathers = journal.moves(result, context, "gather")
         report.warnings = context.warnings
     return report, context, result
+
+
+def _say_what_is_off(context: Context, settings: Settings) -> None:
+    """Warn of passes that were named and do nothing without runtime operators."""
+    named = [item.name for item in settings.passes if stage(item) == "lower"]
+    if named and not settings.operators:
+        context.warn(
+            "operators-off", f"{', '.join(named)} inserts runtime operators, which were not asked for: --operators"
+        )
 
 
 def _without_growth(source: Any, settings: Settings, report: Report, step: Progress) -> Context:

@@ -196,6 +196,12 @@ def test_lowerings_run_once_and_last(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.report.passes[-1].name != "gather-behind-relu"
 
 
+def test_a_pass_that_is_named_in_vain_is_told() -> None:
+    options = {"passes": "lower-int8", "verify": False, "measure": False}
+    assert [row.code for row in graphopt.optimize(small(), **options).report.warnings] == ["operators-off"]
+    assert not graphopt.optimize(small(), operators=True, **options).report.warnings
+
+
 def test_every_row_of_the_tables_names_passes_or_a_reason() -> None:
     assert set(tables.LOWERINGS) == {"cpu", "cuda", "portable", "tensorrt"}
     for target, rows in tables.LOWERINGS.items():
