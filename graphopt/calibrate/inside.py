@@ -115,8 +115,8 @@ def _counter(graph: ir.Graph, value: ir.Value, handle: int) -> list[ir.Value]:
     """Count a value; return what is to be known of it.
 
     Whoever reads the value goes on reading it, and not what the counter would hand on: what onnxruntime fuses and folds
-    is then what it would if the value were an output, and so are the bits. (With counters in between, of 20 nets 14
-    had other bits; what is saved is the memory of the activations that wait.)
+    is then what it would if the value were an output, and so are the bits. With counters in between, they are not:
+    docs/decisions/0031.
     """
     name, writer = str(value.name), value.producer()
     nonfinite = ir.Value(name=_nonfinite(name), type=ir.TensorType(ir.DataType.INT64))

@@ -62,9 +62,9 @@ def same(arrays: Sequence[np.ndarray], threads: int = 1) -> Histogram:
 
 
 @st.composite
-def draws(draw: st.DrawFn) -> list[np.ndarray]:
+def draws(draw: st.DrawFn, types: Sequence[Any] = TYPES) -> list[np.ndarray]:
     """Arrays of one type: of any spread, discrete or not, with zeros, signs, NaN and infinities in them."""
-    dtype = np.dtype(draw(st.sampled_from(TYPES)))
+    dtype = np.dtype(draw(st.sampled_from(types)))
     rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
     arrays = []
     for _ in range(draw(st.integers(1, 3))):
