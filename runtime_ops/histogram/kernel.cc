@@ -297,7 +297,7 @@ GRAPHOPT_EXPORT int graphopt_histogram_read(int64_t handle, double* range, int64
   numbers[1] = all->nans;
   numbers[2] = all->infinities;
   numbers[3] = all->distinct.few() ? 0 : -1;
-  std::copy(all->counts.begin(), all->counts.end(), counts);
+  std::copy_n(&all->counts[0], 2 * kHalf, counts);
   if (all->distinct.few()) {
     all->distinct.each([&](double x, int64_t times) {
       distinct[numbers[3]] = x;

@@ -6,13 +6,16 @@
 
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "bins.h"
@@ -67,6 +70,24 @@ class Distinct {
   int used_ = 0;
 };
 
+// A table of 2 * kHalf zeros. Pages of it that are never written to take no memory: most of those of a narrow tensor, and
+// half of them behind a ReLU.
+template <class T>
+class Zeros {
+ public:
+  Zeros() : all_(static_cast<T*>(std::calloc(2 * kHalf, sizeof(T)))) {
+    if (all_ == nullptr) throw std::bad_alloc();
+  }
+  T& operator[](size_t at) { return all_.get()[at]; }
+  const T& operator[](size_t at) const { return all_.get()[at]; }
+
+ private:
+  struct Free {
+    void operator()(T* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<T, Free> all_;
+};
+
 // A histogram that grows. `Count` is int64_t where it is kept and uint32_t where a thread counts for a while.
 template <class Count>
 struct Counter {
@@ -74,7 +95,7 @@ struct Counter {
   double low = std::numeric_limits<double>::infinity(), high = -std::numeric_limits<double>::infinity();
   int64_t nans = 0, infinities = 0;
   Distinct distinct;
-  std::vector<Count> counts = std::vector<Count>(2 * kHalf);
+  Zeros<Count> counts;
 
   // Counts in n <= kPiece numbers, of type float or double.
   template <class T>
@@ -160,6 +181,7 @@ struct Counter {
 
   void move(int from, int to) {
     const Count held = counts[from];
+    if (held == 0) return;
     counts[from] = 0;
     counts[to] += held;
   }

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from graphopt import runtime
 from graphopt.calibrate.accumulator import Accumulator
 from graphopt.calibrate.histogram import Histogram, histogram
-from graphopt.errors import ModelError
+from graphopt.errors import GraphoptError, ModelError
 from graphopt.runtime_ops.histogram import reference
 from graphopt.runtime_ops.histogram.handle import Statistics
 from tests.runtime_ops import running
@@ -23,14 +23,16 @@ from tests.runtime_ops import running
 TYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int8, np.uint8, np.int32, np.int64, np.bool_]
 
 
-def counted(arrays: Sequence[np.ndarray], threads: int = 1, statistics: Statistics | None = None) -> Histogram:
+def counted(
+    arrays: Sequence[np.ndarray], threads: int = 1, statistics: Statistics | None = None, provider: str = "cpu"
+) -> Histogram:
     """What the library counts of arrays of one type and rank, one run after the other."""
     running.need_library()
     statistics = statistics or Statistics()
     model = running.ops_model(
         "Histogram", [arrays[0]], {"handle": statistics.handle}, symbolic=True, outputs=2, opset=21
     )
-    session = running.open_session(model, threads=threads)
+    session = running.open_session(model, threads=threads, provider=provider)
     for array in arrays:
         same, nonfinite = runtime.run(session, {"x": array})
         assert same.tobytes() == array.tobytes() and same.shape == array.shape
@@ -173,3 +175,22 @@ def test_kernel_and_function_agree(dtype: Any, shape: tuple[int, ...]) -> None:
         x.reshape(-1)[0] = np.inf
         x.reshape(-1)[-1] = np.nan
     running.agree("Histogram", [x], {"handle": 0}, opset=21)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=str)
+def test_on_a_gpu(dtype: Any) -> None:
+    running.need_library()
+    if not _has_cuda():
+        pytest.skip("onnxruntime has no CUDA provider here")
+    rng = np.random.default_rng(0)
+    arrays = [(rng.standard_normal((size, 3)) * size).astype(dtype) for size in (0, 1, 400_009, 7)]
+    expected = sum([histogram(array) for array in arrays], Histogram())
+    assert bits(counted(arrays, provider="cuda")) == bits(expected)
+
+
+def _has_cuda() -> bool:
+    try:
+        running.open_session(running.ops_model("Histogram", [np.zeros(1, np.float32)], outputs=2), provider="cuda")
+    except GraphoptError:
+        return False
+    return True
