@@ -2,9 +2,25 @@
 
 #pragma once
 
+#include <vector>
+
 #include "kernel.h"
 
 namespace graphopt {
+
+// A map whose positions, but for those that get the fill, are 0, 1, 2, ... in turn, as those of a scatter in order are:
+// sixteen numbers of four bytes at once are spread by one instruction. Empty where the map is another one, or where
+// the processor has no such instruction (AVX-512).
+struct Ranks {
+  std::vector<uint16_t> there;   // of every sixteen positions: which do not get the fill
+  std::vector<int32_t> before;   // how many did before them
+  bool empty() const { return there.empty(); }
+};
+
+Ranks ranks_of(const int64_t* map, int64_t to, size_t width);
+
+// out[j] += data[map[j]] for a line of floats; what gets the fill is left alone.
+void add_in_order(const Ranks& ranks, const float* data, float* out, int64_t to);
 
 // out[o, j, :] = data[o, map[j], :], or fill[j] where map[j] < 0.
 //
@@ -17,6 +33,7 @@ struct Spread {
   const void* fill;
   int64_t fills, outer, from, to, inner;
   size_t width;
+  const Ranks* ranks = nullptr;  // of the map, where they are known and not empty; then `inner` is 1
 };
 
 // On onnxruntime's threads.

@@ -24,6 +24,8 @@ struct Work {
   size_t width;
   bool sparse;
   Adding add;
+  Ranks ranks;  // of the map, for short rows
+  bool floats;
 };
 
 class ScatterAdd : public Kernel {
@@ -48,7 +50,7 @@ class ScatterAdd : public Kernel {
     require(!floor.present() || floor.count() == 1, "floor must hold one number");
     Work work{data.as<char>(), updates.as<char>(), fill.as<char>(), floor.present() ? floor.data : nullptr, nullptr,
               indices.as<int64_t>(), nullptr, fill.count(), in.outer, in.size, indices.count(), in.inner,
-              bytes_of(data.type), false, adding(data.type)};
+              bytes_of(data.type), false, adding(data.type), {}, data.type == kFloat};
     std::shared_ptr<const std::vector<int64_t>> map = inverse(work);
     work.map = map->data();
     work.out = call.output(0, data.shape).to<char>();
@@ -57,6 +59,7 @@ class ScatterAdd : public Kernel {
     const int64_t across = work.sparse ? work.count : work.size;
     const auto row = std::max<int64_t>(1, in.inner * static_cast<int64_t>(work.width));
     if (in.inner < kShort) {
+      if (in.inner == 1 && in.outer > 1) work.ranks = ranks_of(work.map, work.size, work.width);
       const int64_t grain = std::max<int64_t>(1, kPart / std::max<int64_t>(1, row * across));
       call.parallel(in.outer, grain, [&](int64_t first, int64_t last) { lines(work, first, last); });
     } else {
@@ -93,6 +96,10 @@ class ScatterAdd : public Kernel {
       for (int64_t o = first; o < last; ++o) {
         char* out = w.out + o * line * width;
         const char* updates = w.updates + o * given * width;
+        if (w.floats && !w.ranks.empty()) {
+          add_in_order(w.ranks, reinterpret_cast<const float*>(updates), reinterpret_cast<float*>(out), w.size);
+          continue;
+        }
         if (w.inner == 1) {
           w.add.places(out, updates, w.indices, w.count);
           continue;
@@ -108,8 +115,9 @@ class ScatterAdd : public Kernel {
     scratch.resize(static_cast<size_t>((line * width + 7) / 8));
     auto* addend = reinterpret_cast<char*>(scratch.data());
     for (int64_t o = first; o < last; ++o) {
-      spread({w.updates + o * given * width, addend, w.map, w.fill, w.fills, 1, w.count, w.size, w.inner, w.width}, 0,
-             w.size);
+      spread({w.updates + o * given * width, addend, w.map, w.fill, w.fills, 1, w.count, w.size, w.inner, w.width,
+              w.ranks.empty() ? nullptr : &w.ranks},
+             0, w.size);
       char* out = w.out + o * line * width;
       w.add.rows(out, w.data + o * line * width, addend, line);
       if (w.floor != nullptr) w.add.lift(out, w.floor, line);

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 
 import graphopt
@@ -180,14 +179,13 @@ def test_nothing_unless_it_was_asked_for() -> None:
 
 
 def test_a_narrowed_residual_net_is_joined() -> None:
-    """From masks to the operator, through the whole pipeline, and equal with the native kernels."""
+    """From dead filters to the operator, through the whole pipeline."""
     net = Net(18)
     x = net("Relu", net("Conv", net.input("x", "N", 3, 8, 8), net.normal(16, 3, 3, 3), pads=[1] * 4))
     inner = net("Relu", net("Conv", x, net.normal(16, 16, 3, 3), pads=[1] * 4))
-    branch = net("Conv", inner, dead(net.normal(16, 16, 3, 3), 0, [0, 2, 3, 5, 8, 9, 12, 15]), pads=[1] * 4)
+    filters = dead(net.normal(16, 16, 3, 3), 0, [0, 2, 3, 5, 8, 9, 12, 15])
+    branch = net("Conv", inner, filters, net.normal(16), pads=[1] * 4)
     y = net("Conv", net("Relu", net("Add", x, branch)), net.normal(5, 16, 1, 1))
     result = graphopt.optimize(net.model(y), operators=True, plan="smallest", measure=False)
     types = [node.op_type for node in result.model.graph]
-    if "Add" not in types:  # where the plan scatters the branch
-        assert "ScatterAdd" in types
-    assert isinstance(result.model, ir.Model)
+    assert types == ["Conv", "Relu", "Conv", "Relu", "Conv", "ScatterAdd", "Conv"]

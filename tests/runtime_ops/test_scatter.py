@@ -39,6 +39,27 @@ def test_large_ones_run_in_parts(shape: tuple[int, ...], axis: int) -> None:
     running.agree("Scatter", inputs, {"axis": axis}, threads=2, constants=("indices", "fill"))
 
 
+@pytest.mark.parametrize("kind", ["float32", "int32", "float16"])
+def test_lines_in_order_of_any_length(level: str, kind: str) -> None:
+    """Sixteen numbers are spread at once where a line has them; nearly in order, and out of it, are other ways."""
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 15, 16, 17, 31, 32, 33, 100):
+        indices = np.sort(rng.permutation(size)[: (size + 1) // 2])
+        swapped = indices.copy()
+        swapped[-2:] = swapped[-2:][::-1]
+        for order in (indices, swapped, np.arange(size), indices[:0]):
+            inputs = {
+                "updates": numbers(rng, (5, order.size), kind),
+                "indices": order.astype(np.int64),
+                "fill": numbers(rng, size, kind),
+            }
+            running.agree("Scatter", inputs, {"axis": 1}, function=False)
+            adding = {"data": numbers(rng, (5, size), kind), **inputs}
+            running.agree("ScatterAdd", adding, {"axis": 1}, function=False)
+            adding["fill"] = np.full(1, -0.0).astype(adding["fill"].dtype)
+            running.agree("ScatterAdd", adding, {"axis": 1}, function=False)
+
+
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize(
     ("indices", "says"),

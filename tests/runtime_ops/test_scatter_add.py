@@ -117,6 +117,25 @@ def chain(first: str, readers: int) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 40])
+def test_lines_in_place(level: str, size: int) -> None:
+    """A line of numbers that dies here is added to where it lies."""
+    rng = np.random.default_rng(size)
+    indices = np.sort(rng.permutation(size)[: (size + 1) // 2])
+    inputs = {
+        "data": numbers(rng, (6, size), "float32"),
+        "indices": indices,
+        "updates": numbers(rng, (6, indices.size), "float32"),
+        "fill": np.full(1, NOTHING, np.float32),
+    }
+    model = ir.to_proto(running.ops_model("ScatterAdd", inputs, {"axis": 1}, constants=("indices", "fill")))
+    model.graph.node[0].input[0] = "dies"
+    model.graph.node.insert(0, helper.make_node("Neg", ["data"], ["dies"]))
+    (expected,) = runtime_ops.operators()["ScatterAdd"].reference(-inputs["data"], *list(inputs.values())[1:], axis=1)
+    found = running.run(model, {name: inputs[name] for name in ("data", "updates")})[0]
+    assert found.tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("readers", [0, 1])
 @pytest.mark.parametrize("first", ["", "Neg"])
 def test_nobody_elses_numbers_are_overwritten(first: str, readers: int) -> None:
