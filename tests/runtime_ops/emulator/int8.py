@@ -92,11 +92,11 @@ def aligned(array: np.ndarray, alignment: int = 16) -> np.ndarray:
     return copy
 
 
-def announce(*arrays: np.ndarray, backwards: bool = False) -> ctypes.CDLL:
+def announce(*arrays: np.ndarray, order: int = 0) -> ctypes.CDLL:
     """Name the memory that kernels may copy from, and the order in which threads run."""
     loaded = library()
     assert loaded is not None
-    loaded.emulator_begin(int(backwards))
+    loaded.emulator_begin(order)
     for array in arrays:
         loaded.emulator_announce(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes))
     return loaded
