@@ -35,6 +35,7 @@ LOWERINGS: Mapping[str, Mapping[str, Lowering]] = {
         "weight of blocks": Lowering("lower-blocks"),
         "residual join": Lowering("lower-moves"),
         "scatter": Lowering("lower-moves"),
+        "gather of the last axis": Lowering("lower-moves"),
     },
     "cuda": {
         "quantized convolution": Lowering("lower-int8"),
@@ -49,8 +50,8 @@ LOWERINGS: Mapping[str, Mapping[str, Lowering]] = {
         "narrowed LayerNorm": Lowering("lower-norms"),
         "weight of a few levels": Lowering(reason="not measured on a GPU yet; int8 products take them"),
         "weight of blocks": Lowering("lower-blocks"),
-        "residual join": Lowering("lower-moves"),
-        "scatter": Lowering("lower-moves"),
+        "residual join": Lowering("lower-moves{gathers=false}"),
+        "scatter": Lowering("lower-moves{gathers=false}"),
     },
     "portable": {},
     "tensorrt": {},

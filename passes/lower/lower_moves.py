@@ -31,8 +31,10 @@ class LowerMoves:
        Only the positions that are written are read and written, where the stream may be overwritten.
     3. Scatters that nothing joins become ``Scatter``; ``Gather`` behind ``Pad`` that repeats a position or leaves one
        out becomes ``Gather``, which has fills, too.
+    4. ``Gather`` of constant positions of the last axis becomes ours: onnxruntime copies those number by number. Gathers
+       of rows stay: they are as fast.
 
-    *Options*: ``joins`` and ``scatters``, whether these are written.
+    *Options*: ``joins``, ``scatters`` and ``gathers``, whether these are written.
 
     *Never* unless runtime operators were asked for; where the join stretches one of its sides; where something else
     reads what lies between.
@@ -47,27 +49,39 @@ class LowerMoves:
 
     joins: bool = True
     scatters: bool = True
+    gathers: bool = True
 
     def run(self, context: Context) -> bool:
         """Run on every graph."""
         return context.everywhere(lambda: self._run(context))
 
     def _run(self, context: Context) -> bool:
-        if not context.runtime_operators or not {"Pad", "ScatterND"} & context.operators():
+        if not context.runtime_operators or not {"Pad", "ScatterND", "Gather"} & context.operators():
+            return False
+        if not any(self._reads(node, context) for node in context.graph):
             return False
         if not all(ready(context, name) for name in ("ScatterAdd", "Scatter", "Gather")):
             return False
         edit = Edit(context.bare(), "composed", cut_weights=True)
-        counts = {"joins": 0, "scatters": 0}
+        counts = {"joins": 0, "scatters": 0, "gathers": 0}
         if self.joins:
             counts["joins"] = sum(self._join(node, edit, context) for node in list(context.graph))
             remove_unused(context.graph)
         if self.scatters:
             # From behind, so that the fills that are added are seen before what they are added to.
             counts["scatters"] = sum(_scatter(node, edit, context) for node in reversed(list(context.graph)))
+        if self.gathers:
+            remove_unused(context.graph)
+            counts["gathers"] = sum(_gather(node, edit, context) for node in list(context.graph))
         if any(counts.values()):
             remove_unused(context.graph)
         return context.record(counts)
+
+    def _reads(self, node: ir.Node, context: Context) -> bool:
+        """Tell whether there may be something to do: the opset of a model is not raised for nothing."""
+        return (node.op_type in ("Pad", "ScatterND") and node.domain in ("", "ai.onnx")) or (
+            self.gathers and _picked(node, context) is not None
+        )
 
     def _join(self, node: ir.Node, edit: Edit, context: Context) -> bool:
         out = node.outputs[0] if node.outputs else None
@@ -131,6 +145,39 @@ def _scatter(node: ir.Node, edit: Edit, context: Context) -> bool:
         name, index = "Gather", edit.constant(scatter.places, f"{base}_places")
     inputs: list[ir.Value | None] = [scatter.updates, index, fill]
     new = call(context, edit, name, inputs, edit.before(node), base, dims.sizes(out), out, attributes)
+    edit.stand_in(out, new, users)
+    return True
+
+
+def _picked(node: ir.Node, context: Context) -> np.ndarray | None:
+    """Return the constant positions of the last axis that a Gather of something computed selects."""
+    if node.op_type != "Gather" or node.domain not in ("", "ai.onnx") or not _known(node.outputs[0], context):
+        return None
+    x, index = node.inputs[:2]
+    known = None if x is None else dims.sizes(x)
+    if x is None or index is None or known is None or len(known) < 2 or is_constant(x) or not is_constant(index):
+        return None
+    array, size = context.constants.array(index), known[-1]
+    if node.attributes.get_int("axis", 0) % len(known) != len(known) - 1 or not isinstance(size, int) or not size:
+        return None
+    fits = array is not None and array.ndim == 1 and array.size and -size <= array.min() and array.max() < size
+    return array % size if fits and array is not None else None
+
+
+def _gather(node: ir.Node, edit: Edit, context: Context) -> bool:
+    index = _picked(node, context)
+    if index is None:
+        return False
+    x, out = node.inputs[0], node.outputs[0]
+    base, rank = out.name or "gathered", len(dims.sizes(out) or ())
+    assert out.dtype is not None
+    inputs: list[ir.Value | None] = [
+        x,
+        edit.constant(index.astype(np.int64), f"{base}_index"),
+        edit.constant(np.zeros((), out.dtype.numpy()), f"{base}_fill", out.dtype),
+    ]
+    users = list(out.uses())
+    new = call(context, edit, "Gather", inputs, edit.before(node), base, dims.sizes(out), out, {"axis": rank - 1})
     edit.stand_in(out, new, users)
     return True
 

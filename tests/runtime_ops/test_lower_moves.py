@@ -189,3 +189,30 @@ def test_a_narrowed_residual_net_is_joined() -> None:
     result = graphopt.optimize(net.model(y), operators=True, plan="smallest", measure=False)
     types = [node.op_type for node in result.model.graph]
     assert types == ["Conv", "Relu", "Conv", "Relu", "Conv", "ScatterAdd", "Conv"]
+
+
+@pytest.mark.parametrize(
+    ("axis", "index", "ours"),
+    [
+        (2, [3, 1, -1], True),
+        (-1, [0], True),
+        (1, [3, 1, -1], False),  # rows
+        (2, [[0, 1]], False),
+    ],
+)
+def test_gathers_of_the_last_axis(axis: int, index: list[int], ours: bool) -> None:
+    net = Net(18)
+    x = net("Neg", net.input("x", "N", 7, 4))
+    context, left = lowered(net.model(net("Abs", net("Gather", x, np.array(index), axis=axis))))
+    assert left == ["Neg", "Gather", "Abs"]
+    assert ("graphopt" in {node.domain for node in context.model.graph}) == ours
+    assert context.counts["gathers"] == ours
+
+
+def test_gathers_of_constants_and_by_what_is_computed_stay() -> None:
+    net = Net(18)
+    index = net.input("i", 2, dtype="i")
+    table = net("Gather", net.constant(net.normal(3, 4)), np.array([1, 0]), axis=1)
+    x = net("Gather", net("Neg", net.input("x", 3, 4)), net("Clip", index, np.int64(0), np.int64(3)), axis=1)
+    context, _ = lowered(net.model(net("Add", table, x)))
+    assert not context.counts["gathers"]
