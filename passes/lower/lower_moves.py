@@ -31,8 +31,8 @@ class LowerMoves:
        Only the positions that are written are read and written, where the stream may be overwritten.
     3. Scatters that nothing joins become ``Scatter``; ``Gather`` behind ``Pad`` that repeats a position or leaves one
        out becomes ``Gather``, which has fills, too.
-    4. ``Gather`` of constant positions of the last axis becomes ours: onnxruntime copies those number by number. Gathers
-       of rows stay: they are as fast.
+    4. ``Gather`` of constant positions of the last axis becomes ours: onnxruntime copies those number by number.
+       Gathers of rows stay: they are as fast.
 
     *Options*: ``joins``, ``scatters`` and ``gathers``, whether these are written.
 
