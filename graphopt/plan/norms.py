@@ -30,8 +30,6 @@ NODES = 8
 """Operators that are started in addition."""
 MASKED = 1.75
 """As one runtime operator (``python -m tests.bench.ops.norm``; decision 0027)."""
-MASKED = 1.75
-"""As one runtime operator (``python -m tests.bench.ops.norm``; decision 0027)."""
 
 
 @dataclass(slots=True)

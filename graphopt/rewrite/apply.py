@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx_ir as ir
 
 import graphopt.rewrite.ops  # noqa: F401  (fills the table of rewrites)
@@ -82,7 +84,7 @@ def _apply_locally(plan: Plan) -> Edit:
         kept = plan.layout(node.outputs[0]).get(axis)
         if kept is not None:
             layouts[node.outputs[0]] = {axis: kept}
-    edit = Edit(Plan(facts, plan.kind, plan.costs, plan.tracks, layouts), "local", cut_weights=False)
+    edit = Edit(replace(plan, layouts=layouts), "local", cut_weights=False)
     for node in axes:
         if not _concerned(node, facts.specs[node], edit):
             continue
