@@ -140,5 +140,5 @@ def test_optimize_writes_it_where_it_is_large() -> None:
     w = np.random.default_rng(0).integers(-1, 2, (256, 256)).astype(np.int8)
     proto = made.model(made("MatMul", x, made("DequantizeLinear", w, step)))
     for asked in (True, False):
-        model = graphopt.optimize(proto, operators=asked).model
+        model = graphopt.optimize(proto, operators=asked, measure=False).model
         assert ("TernaryGemm" in [node.op_type for node in model.graph]) == asked

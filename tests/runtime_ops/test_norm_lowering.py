@@ -145,7 +145,9 @@ def test_optimize_writes_it() -> None:
 
 def test_the_fastest_plan_knows_what_a_norm_will_cost() -> None:
     proto = net(20)
-    found = {asked: graphopt.optimize(proto, plan="fastest", operators=asked).model for asked in (True, False)}
+    found = {
+        asked: graphopt.optimize(proto, plan="fastest", operators=asked, measure=False).model for asked in (True, False)
+    }
     assert [node.op_type for node in found[True].graph].count("MaskedLayerNorm") == 1
     assert [node.op_type for node in found[False].graph].count("LayerNormalization") == 1  # whole: it is cheaper
     feeds = {"x": np.random.default_rng(0).normal(size=(6, 7)).astype(np.float32)}
