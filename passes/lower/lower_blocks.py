@@ -17,8 +17,9 @@ from graphopt.rewrite.scatters import only_reader
 from graphopt.rewrite.unused import remove_unused
 
 FLOATS = frozenset({ir.DataType.FLOAT})
-TYPES = {"cpu": FLOATS, "cuda": FLOATS | {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}}
-"""Types that the operator's kernels have, by target."""
+TYPES = {"cpu": FLOATS, "cuda": FLOATS}
+"""Types that the operator's kernels have everywhere, by target: a library that has one for CUDA alone lets no session on
+the CPU load the type, as a function neither."""
 
 
 @dataclass(frozen=True)
