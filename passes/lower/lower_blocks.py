@@ -18,8 +18,8 @@ from graphopt.rewrite.unused import remove_unused
 
 FLOATS = frozenset({ir.DataType.FLOAT})
 TYPES = {"cpu": FLOATS, "cuda": FLOATS}
-"""Types that the operator's kernels have everywhere, by target: a library that has one for CUDA alone lets no session on
-the CPU load the type, as a function neither."""
+"""Types that the operator has kernels for everywhere, by target: a library that has one for CUDA alone lets no session
+on the CPU load that type, not even as a function."""
 
 
 @dataclass(frozen=True)
