@@ -25,8 +25,8 @@ from graphopt.plan.classes import Kind
 from graphopt.proof import Comparison, prove
 from graphopt.registry import make, stage
 from graphopt.report.schema import FileInfo, Report
-from graphopt.rewrite.functions import CALLS
 from graphopt.rounds import Progress, Settings
+from graphopt.runtime_ops.operator import DOMAIN
 from graphopt.selection import default, lowerings, one_of, operators_on, select
 from graphopt.targets import TARGETS, costs
 
@@ -214,7 +214,7 @@ def _attempt(
     with rounds.quiet_collector():
         context = rounds.prepare(models.clone(original) if copied else original, settings)
         # Weights of an operator that is inlined are counted as such only once its definition has been folded.
-        inlined = rounds.without_calls(settings) and any(key[0] == CALLS for key in original.functions)
+        inlined = rounds.without_calls(settings) and any(key[0] == DOMAIN for key in original.functions)
         report.before = before = stats(original if inlined else context.model)
         _say_what_is_off(context, settings)
         masks = journal.masks(context)
@@ -284,7 +284,7 @@ def _lowered(result: ir.Model, settings: Settings, report: Report) -> ir.Model:
 def _restorable(original: ir.Model, settings: Settings) -> bool:
     """Tell whether functions of the user were inlined, and may be there again if that was for nothing."""
     domains = {key[0] for key in original.functions}
-    return bool(domains - {CALLS}) and not (CALLS in domains and rounds.without_calls(settings))
+    return bool(domains - {DOMAIN}) and not (DOMAIN in domains and rounds.without_calls(settings))
 
 
 def _gained(report: Report) -> bool:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from graphopt.facts import stats_operators
 from graphopt.facts.ops.einsum import parse
 from graphopt.report.schema import Stats
+from graphopt.runtime_ops.operator import DOMAIN
 from graphopt.subgraphs import subgraphs
 
 
@@ -122,7 +123,7 @@ def _stored(graphs: Iterable[ir.Graph | ir.Function]) -> dict[int, int]:
                 tensor = None if value is None else _tensor(value)
                 if tensor is not None and tensor.dtype.is_integer():
                     packed = 8 // node.attributes.get_int("bits", 4) if node.op_type == "MatMulNBits" else 1
-                    each = stats_operators.packed(node) if node.domain == stats_operators.DOMAIN else packed
+                    each = stats_operators.packed(node) if node.domain == DOMAIN else packed
                     found[id(tensor)] = int(tensor.size) * each
     return found
 
@@ -144,7 +145,7 @@ def macs(node: ir.Node) -> int:
     `M/group * prod(kernel)`. Gemm and MatMul: elements of the output times the contracted size. Einsum: the product of
     the sizes of all letters. Recurrent layers: elements of both weights for every step of every sample.
     """
-    if node.domain == stats_operators.DOMAIN:
+    if node.domain == DOMAIN:
         return stats_operators.macs(node, _dims)
     rule = _MACS.get((_domain(node.domain), node.op_type))
     return rule(node) if rule is not None else 0
@@ -164,8 +165,7 @@ def _op_name(node: ir.Node) -> str:
 
 def _graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
     """The main graph, the functions, and every graph nested in them; a runtime operator is one node, as others are."""
-    own = stats_operators.DOMAIN
-    functions = [function for function in model.functions.values() if function.domain != own]
+    functions = [function for function in model.functions.values() if function.domain != DOMAIN]
     pending: list[ir.Graph | ir.Function] = [model.graph, *functions]
     while pending:
         graph = pending.pop()
@@ -205,7 +205,7 @@ def _total_macs(model: ir.Model) -> int:
         pending: list[ir.Graph | ir.Function] = [body]
         while pending:
             for node in pending.pop():
-                if node.domain != stats_operators.DOMAIN and node.op_identifier() in model.functions:
+                if node.domain != DOMAIN and node.op_identifier() in model.functions:
                     total += of_call(node.op_identifier())
                 else:
                     total += macs(node)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
-DOMAIN = "graphopt"
+from graphopt.runtime_ops.operator import DOMAIN
 
 Sizes = Sequence[Sequence[int]]
 Rule = Callable[[ir.Node, Sizes, Sequence[int]], int]

@@ -6,10 +6,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from graphopt.errors import ModelError
+from graphopt.runtime_ops.operator import DOMAIN
 from graphopt.subgraphs import made, subgraphs
-
-CALLS = "graphopt"
-"""Domain of the runtime operators: their functions say what they mean and stay calls."""
 
 
 def inline_functions(model: ir.Model, *, calls: bool = False) -> ir.Model:
@@ -22,7 +20,7 @@ def inline_functions(model: ir.Model, *, calls: bool = False) -> ir.Model:
     Raises:
         ModelError: a malformed function.
     """
-    kept = _not_inlined(model, None if calls else CALLS)
+    kept = _not_inlined(model, None if calls else DOMAIN)
     if len(kept) == len(model.functions):
         return model
     try:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import is_constant
+from graphopt.readers import only_reader
 
 if TYPE_CHECKING:
     from graphopt.context import Context
@@ -60,13 +61,6 @@ def read_scatter(value: ir.Value, context: Context) -> Scatter | None:
         return None
     read = {"Pad": _pad, "Gather": _gather, "Add": _add, "Transpose": _transposed, "ScatterND": _rows}.get(node.op_type)
     return None if read is None else read(node, context)
-
-
-def only_reader(value: ir.Value) -> ir.Node | None:
-    """Return the one operator of the graph that reads a value; None if there are others, or it is an output."""
-    uses = list(value.uses())
-    alone = len(uses) == 1 and uses[0].node.graph is value.graph and not value.is_graph_output()
-    return uses[0].node if alone else None
 
 
 def _array(node: ir.Node, position: int, context: Context) -> np.ndarray | None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.rewrite.edit import Edit
+from graphopt.runtime_ops.operator import DOMAIN
 
 FIRST, LAST = (0, 1, 2, 3), (0, 2, 3, 1)
 BACK = (0, 3, 1, 2)
@@ -102,7 +103,7 @@ class _Work:
 
 
 def _convolution(node: ir.Node) -> bool:
-    return node.domain == "graphopt" and node.op_type in ("Int8Conv", "Int8ConvAdd") and len(_order(node)) == 4
+    return node.domain == DOMAIN and node.op_type in ("Int8Conv", "Int8ConvAdd") and len(_order(node)) == 4
 
 
 def _order(node: ir.Node) -> tuple[int, ...]:

@@ -11,15 +11,15 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import is_constant
+from graphopt.readers import only_reader
 from graphopt.rewrite.edit import Edit
 from graphopt.rewrite.operators import call, ready
-from graphopt.rewrite.scatters import only_reader
 from graphopt.rewrite.unused import remove_unused
 
-FLOATS = frozenset({ir.DataType.FLOAT})
-TYPES = {"cpu": FLOATS, "cuda": FLOATS}
-"""Types that the operator has kernels for everywhere, by target: a library that has one for CUDA alone lets no session
-on the CPU load that type, not even as a function."""
+TARGETS = ("cpu", "cuda")
+TYPES = (ir.DataType.FLOAT,)
+"""Types that the operator has kernels for everywhere: a library that has one for CUDA alone lets no session on the CPU
+load that type, not even as a function."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _Blocks:
 def _read(node: ir.Node, context: Context) -> _Blocks | None:
     out = node.outputs[0] if node.outputs else None
     sizes = None if out is None else dims.sizes(out)
-    if out is None or sizes is None or len(sizes) < 2 or out.dtype not in TYPES.get(context.target, frozenset()):
+    if out is None or sizes is None or len(sizes) < 2 or out.dtype not in TYPES or context.target not in TARGETS:
         return None
     if node.domain not in ("", "ai.onnx"):
         return None

@@ -10,11 +10,13 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.context import Context
-from graphopt.facts.constants import stored
+from graphopt.readers import only_reader
+from graphopt.rewrite.dequantized import Dequantized, dequantized, quantized
 from graphopt.rewrite.edit import Edit
 from graphopt.rewrite.operators import call, ready
 from graphopt.rewrite.unused import remove_unused
 
+INTEGERS = (ir.DataType.INT8,)
 LOW, HIGH = -128, 127
 
 
@@ -58,16 +60,6 @@ class LowerInt8:
 
 
 @dataclass
-class _Quantized:
-    """A value behind a DequantizeLinear: ``(integers - zero) scale``; one number each, or one for each channel."""
-
-    integers: ir.Value
-    scale: np.ndarray
-    zero: np.ndarray
-    axis: int
-
-
-@dataclass
 class _Layer:
     """A convolution or product and what belongs to it, read from the Q upwards."""
 
@@ -83,7 +75,7 @@ class _Layer:
 
 def _layer(quantizer: ir.Node, context: Context) -> _Layer | None:
     """Return what ends in a QuantizeLinear; None where an operator on int8 would not compute the same."""
-    out = _parameters(quantizer, context, quantizer.outputs[0])
+    out = quantized(quantizer, quantizer.outputs[0], INTEGERS, context)
     if out is None or out.scale.size != 1:
         return None
     step, zero = np.float64(out.scale.reshape(())), int(out.zero.reshape(()))
@@ -100,7 +92,7 @@ def _layer(quantizer: ir.Node, context: Context) -> _Layer | None:
         node = product
     if node is None or node.domain != "" or node.op_type not in ("Conv", "Gemm", "MatMul"):
         return None
-    x, w = _read(node.inputs[0], context), _read(node.inputs[1], context)
+    x, w = (dequantized(value, INTEGERS, context) for value in node.inputs[:2])
     if x is None or w is None or x.scale.size != 1 or w.zero.any():
         return None
     weights = context.constants.array(w.integers)
@@ -123,34 +115,11 @@ def _layer(quantizer: ir.Node, context: Context) -> _Layer | None:
     return _Layer(name, quantizer, x.integers, weights, scale, bias, residual, attributes)
 
 
-def _parameters(node: ir.Node, context: Context, integers: ir.Value) -> _Quantized | None:
-    """Return scale and zero point of a Q or DQ on int8, if they are constants."""
-    if integers.dtype not in (ir.DataType.INT8, ir.DataType.INT32) or node.attributes.get_int("block_size", 0):
-        return None
-    scale = None if node.inputs[1] is None else context.constants.array(node.inputs[1])
-    given = node.inputs[2] if len(node.inputs) > 2 else None
-    zero = np.zeros(1, np.int8) if given is None else context.constants.array(given)
-    if scale is None or zero is None or scale.dtype != np.float32 or zero.size not in (1, scale.size):
-        return None
-    rank = dims.rank(integers) or 1
-    return _Quantized(integers, scale, zero, node.attributes.get_int("axis", 1) % max(rank, 1))
-
-
-def _read(value: ir.Value | None, context: Context, kind: ir.DataType = ir.DataType.INT8) -> _Quantized | None:
-    """Return the integers behind a value."""
-    node = stored(value)
-    if node is None or node.domain != "" or node.inputs[0] is None or node.inputs[0].dtype != kind:
-        return None
-    return _parameters(node, context, node.inputs[0])
-
-
 def _before(node: ir.Node, position: int) -> ir.Node | None:
     """Return the node in front, if nobody else reads what it writes."""
     value = node.inputs[position]
-    before = None if value is None else value.producer()
-    if value is None or before is None or before.graph is not node.graph or value.is_graph_output():
-        return None
-    return before if len(list(value.uses())) == 1 and len(before.outputs) == 1 else None
+    before = None if value is None or only_reader(value) is not node else value.producer()
+    return before if before is not None and len(before.outputs) == 1 else None
 
 
 def _clipped(node: ir.Node | None, step: np.float64, zero: int, context: Context) -> tuple[ir.Node | None, int, int]:
@@ -181,7 +150,7 @@ def _ends(node: ir.Node, context: Context) -> tuple[float, float] | None:
     return found[0], found[1]
 
 
-def _sum(node: ir.Node, context: Context) -> tuple[ir.Node | None, _Quantized | None]:
+def _sum(node: ir.Node, context: Context) -> tuple[ir.Node | None, Dequantized | None]:
     """Return the product of an addition and its residual; (None, None) where it has not just these."""
     first, second = (dims.sizes(value) for value in node.inputs[:2])
     if first is None or second is None or len(first) != len(second):
@@ -189,7 +158,7 @@ def _sum(node: ir.Node, context: Context) -> tuple[ir.Node | None, _Quantized | 
     if not all(dims.provably_equal(a, b) for a, b in zip(first, second, strict=True)):
         return None, None
     for position in (0, 1):
-        product, beside = _before(node, position), _read(node.inputs[1 - position], context)
+        product, beside = _before(node, position), dequantized(node.inputs[1 - position], INTEGERS, context)
         if product is not None and product.op_type != "DequantizeLinear" and beside is not None:
             return (product, beside) if beside.scale.size == 1 else (None, None)
     return None, None
@@ -230,7 +199,7 @@ def _bias(node: ir.Node, factor: np.ndarray, outputs: int, context: Context) -> 
     given = node.inputs[2] if len(node.inputs) > 2 else None
     if given is None:
         return np.zeros(outputs, np.int32)
-    found = _read(given, context, ir.DataType.INT32)
+    found = dequantized(given, (ir.DataType.INT32,), context)
     integers = None if found is None else context.constants.array(found.integers)
     if found is None or integers is None or found.zero.any() or integers.size not in (1, outputs):
         return None

@@ -11,6 +11,8 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import is_constant, stored
+from graphopt.readers import only_reader
+from graphopt.rewrite.dequantized import Dequantized, dequantized
 from graphopt.rewrite.edit import Edit
 from graphopt.rewrite.operators import call, ready
 from graphopt.rewrite.unused import remove_unused
@@ -71,7 +73,7 @@ class LowerLowBits:
             return None
         turned = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
         plain = node.attributes.get_float("alpha", 1.0) == 1 and not node.attributes.get_int("transA", 0)
-        x, w = _read(node.inputs[0], context), _read(node.inputs[1], context)
+        x, w = (dequantized(value, BYTES, context) for value in node.inputs[:2])
         if x is None or w is None or not plain or x.scale.size != 1 or (dims.rank(x.integers) or 0) < 2:
             return None
         sizes = dims.static(w.integers)
@@ -97,42 +99,16 @@ class LowerLowBits:
 
 
 @dataclass
-class _Quantized:
-    """A value behind a DequantizeLinear: ``(integers - zero) scale``; flat, one number, or one for each position."""
-
-    integers: ir.Value
-    scale: np.ndarray
-    zero: np.ndarray
-    axis: int
-
-
-@dataclass
 class _Layer:
     """A product, and the node whose output it becomes."""
 
     last: ir.Node
-    x: _Quantized
+    x: Dequantized
     codes: np.ndarray
     """``[N, K]``"""
     levels: np.ndarray
     scale: np.ndarray
     bias: np.ndarray
-
-
-def _read(value: ir.Value | None, context: Context) -> _Quantized | None:
-    """Return the integers behind a value, if it is dequantized from 8 bits by constants."""
-    node = stored(value)
-    if node is None or node.domain != "" or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
-        return None
-    integers, given = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
-    if integers.dtype is None or integers.dtype not in BYTES or node.attributes.get_int("block_size", 0):
-        return None
-    scale = None if node.inputs[1] is None else context.constants.array(node.inputs[1])
-    zero = np.zeros(1, integers.dtype.numpy()) if given is None else context.constants.array(given)
-    if scale is None or zero is None or scale.dtype != np.float32 or zero.size not in (1, scale.size):
-        return None
-    axis = node.attributes.get_int("axis", 1) % max(dims.rank(integers) or 1, 1)
-    return _Quantized(integers, scale.reshape(-1), zero.reshape(-1), axis)
 
 
 def _bias(node: ir.Node, outputs: int, context: Context) -> tuple[ir.Node, np.ndarray | None]:
@@ -154,12 +130,12 @@ def _bias(node: ir.Node, outputs: int, context: Context) -> tuple[ir.Node, np.nd
         row = integers.reshape(-1).astype(np.float32) * scale.reshape(-1)
         return node, row.astype(np.float32)
     out = node.outputs[0]
-    uses = list(out.uses())
-    if len(uses) == 1 and not out.is_graph_output() and _is_sum(uses[0].node) and uses[0].node.graph is out.graph:
-        other = uses[0].node.inputs[1 - uses[0].idx]
+    reader = only_reader(out)
+    if _is_sum(reader):
+        other = reader.inputs[1] if reader.inputs[0] is out else reader.inputs[0]
         row = None if other is None else _row(other, outputs, context)
         if row is not None:
-            return uses[0].node, row
+            return reader, row
     return node, np.zeros(1, np.float32)
 
 

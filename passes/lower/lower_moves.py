@@ -11,9 +11,10 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import is_constant
+from graphopt.readers import only_reader
 from graphopt.rewrite.edit import Edit
 from graphopt.rewrite.operators import call, ready
-from graphopt.rewrite.scatters import Scatter, only_reader, read_scatter
+from graphopt.rewrite.scatters import Scatter, read_scatter
 from graphopt.rewrite.unused import remove_unused
 
 SMALL = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.INT8, ir.DataType.UINT8})

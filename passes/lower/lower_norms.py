@@ -12,6 +12,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import is_constant
+from graphopt.readers import only_reader
 from graphopt.rewrite.edit import Edit
 from graphopt.rewrite.operators import call, ready
 from graphopt.rewrite.unused import remove_unused
@@ -226,10 +227,8 @@ def _only(value: ir.Value, reader: ir.Node | None) -> bool:
 
 def _reader(value: ir.Value, op_type: str) -> ir.Node | None:
     """Return the only reader of a value, if it is such an operator in the same graph."""
-    if not _single(value):
-        return None
-    node = next(iter(value.uses())).node
-    return node if _is(node, op_type) and node.graph is value.graph else None
+    node = only_reader(value)
+    return node if _is(node, op_type) else None
 
 
 def _last_size(value: ir.Value | None) -> int | None:

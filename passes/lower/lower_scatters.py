@@ -11,6 +11,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import is_constant
+from graphopt.readers import only_reader
 from graphopt.rewrite import moves
 from graphopt.rewrite.edit import Cursor, Edit
 
@@ -77,7 +78,7 @@ def _lower(node: ir.Node, edit: Edit, context: Context) -> bool:
         or not all(dims.provably_equal(a, b) or a == b for a, b in zip(rows[1:], wide[1:], strict=True))
     ):
         return False
-    back = _only_reader(out)
+    back = only_reader(out)
     before = updates.producer()
     axis, source, target = 0, updates, node
     if (
@@ -100,8 +101,3 @@ def _lower(node: ir.Node, edit: Edit, context: Context) -> bool:
     result = moves.padded(edit, source, axis, flat, known[0], fill, place, last)
     edit.stand_in(last, result, users)
     return True
-
-
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and uses[0].node.graph is value.graph else None

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import Constants, is_constant
+from graphopt.readers import only_reader
 from graphopt.rewrite.edit import Edit
 from graphopt.rewrite.operators import call, ready
 from graphopt.rewrite.unused import remove_unused
@@ -87,7 +88,7 @@ class LowerSparse:
             return None
         if node.op_type == "MatMul" and (added := _added(node, constants, outputs)) is not None:
             last, bias = added
-        reader = _only_reader(last.outputs[0])
+        reader = only_reader(last.outputs[0])
         relu = reader is not None and reader.op_type == "Relu" and reader.domain in ("", "ai.onnx")
         return _Layer(node, reader if relu and reader is not None else last, bias, relu)
 
@@ -137,7 +138,7 @@ def _row(array: np.ndarray, outputs: int, rank: int) -> np.ndarray | None:
 
 def _added(node: ir.Node, constants: Constants, outputs: int) -> tuple[ir.Node, np.ndarray] | None:
     """Return the Add behind a product that adds a bias, and the bias."""
-    reader = _only_reader(node.outputs[0])
+    reader = only_reader(node.outputs[0])
     if reader is None or reader.op_type != "Add" or reader.domain not in ("", "ai.onnx"):
         return None
     other = reader.inputs[1] if reader.inputs[0] is node.outputs[0] else reader.inputs[0]
@@ -177,9 +178,3 @@ def _lower(layer: _Layer, edit: Edit, context: Context) -> None:
         attributes,
     )
     edit.stand_in(result, new, list(result.uses()))
-
-
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    uses = list(value.uses())
-    alone = len(uses) == 1 and uses[0].node.graph is value.graph and not value.is_graph_output()
-    return uses[0].node if alone else None

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.facts.constants import tensor_of
+from graphopt.readers import only_reader
 
 
 def first_output_channels(node: ir.Node) -> int | None:
@@ -54,10 +55,7 @@ def behind_a_product(node: ir.Node) -> str | None:
 
 def feeds(product: ir.Node, reader: ir.Node) -> bool:
     """Tell whether a node multiplies and its output is read by one other node alone, once."""
-    if product.op_type not in ("Conv", "Gemm", "MatMul") or product.graph is not reader.graph:
-        return False
-    uses = list(product.outputs[0].uses())
-    return len(uses) == 1 and uses[0].node is reader and not product.outputs[0].is_graph_output()
+    return product.op_type in ("Conv", "Gemm", "MatMul") and only_reader(product.outputs[0]) is reader
 
 
 def nearest(node: ir.Node) -> str | None:

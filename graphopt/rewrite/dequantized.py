@@ -1,0 +1,55 @@
+"""Integers behind DequantizeLinear, with the constants that say what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import dims
+from graphopt.facts.constants import stored
+
+if TYPE_CHECKING:
+    from graphopt.context import Context
+
+
+@dataclass(frozen=True)
+class Dequantized:
+    """Numbers that are ``(integers - zero) scale``.
+
+    Attributes:
+        integers: The integers.
+        scale: ``[n]`` float32: one, or one for each position of an axis.
+        zero: ``[1]`` or ``[n]``: zero points, of the integers' type.
+        axis: That axis, from 0.
+    """
+
+    integers: ir.Value
+    scale: np.ndarray
+    zero: np.ndarray
+    axis: int
+
+
+def dequantized(value: ir.Value | None, types: Collection[ir.DataType], context: Context) -> Dequantized | None:
+    """Return the integers that a DequantizeLinear makes a value of, if they are of one of the types; None otherwise."""
+    node = stored(value)
+    integers = None if node is None or node.domain != "" else node.inputs[0]
+    return None if node is None or integers is None else quantized(node, integers, types, context)
+
+
+def quantized(
+    node: ir.Node, integers: ir.Value, types: Collection[ir.DataType], context: Context
+) -> Dequantized | None:
+    """Return what a QuantizeLinear or DequantizeLinear says of its integers; None if that is computed or in blocks."""
+    if integers.dtype is None or integers.dtype not in types or node.attributes.get_int("block_size", 0):
+        return None
+    scale = None if node.inputs[1] is None else context.constants.array(node.inputs[1])
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    zero = np.zeros(1, integers.dtype.numpy()) if given is None else context.constants.array(given)
+    if scale is None or zero is None or scale.dtype != np.float32 or zero.size not in (1, scale.size):
+        return None
+    axis = node.attributes.get_int("axis", 1) % max(dims.rank(integers) or 1, 1)
+    return Dequantized(integers, scale.reshape(-1), zero.reshape(-1), axis)
