@@ -1,0 +1,16 @@
+"""Training the models that are worth optimizing: pruned, quantized and binarized in torch, exported, proved.
+
+::
+
+    data.py        samples to learn from and to judge by
+    task.py        what is learnt: the loss, and the figure that people read
+    family.py      a kind of net with its data, its task and its export; graphopt.models has one folder each
+    settings.py    how a stage of training goes: epochs, optimizer, rate
+    hooks.py       what has a say in every step: weights that are held, numbers that follow a schedule
+    trainer.py     the loop: stages, checkpoints, progress, several processes
+    prune/         importance-aware pruning
+    quantize/      neuron-by-neuron quantization
+    binary/        binarization with series-expansion gradients
+
+Torch is imported here, in ``graphopt.models`` and in ``graphopt.torch_export``, and nowhere else.
+"""

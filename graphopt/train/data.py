@@ -1,0 +1,61 @@
+"""Samples to learn from and to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Split(Dataset[tuple[Tensor, Tensor]]):
+    """Samples in memory. A batch is one indexing operation, whatever its size.
+
+    Attributes:
+        inputs: ``[n, ...]``, as they are stored: images may be uint8, see ``Data.prepare``.
+        targets: ``[n]`` labels, or ``[n, time]`` tokens; int64.
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+        if len(inputs) != len(targets):
+            raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets")
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[index], self.targets[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of many samples; torch's loader asks for a batch in this way."""
+        chosen = torch.as_tensor(indices)
+        return self.inputs[chosen], self.targets[chosen]
+
+    def first(self, n: int) -> Split:
+        """Return the first ``n`` samples; all of them if there are fewer."""
+        return Split(self.inputs[:n], self.targets[:n])
+
+
+def as_stored(inputs: Tensor) -> Tensor:
+    """Return the inputs themselves: for data that is stored as the net takes it."""
+    return inputs
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a net learns from, and what it is judged by and never sees in training.
+
+    Attributes:
+        train: Samples to learn from.
+        test: Samples to judge by.
+        prepare: From a stored batch to what the net takes (float, normalised), on the batch's device.
+        augment: Random changes of a prepared training batch, drawn from the generator (on the CPU); None: none.
+    """
+
+    train: Split
+    test: Split
+    prepare: Callable[[Tensor], Tensor] = as_stored
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
