@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from graphopt.models.classifier import seeded
+
 
 class Block(nn.Module):
     """`relu(shortcut(x) + bn(conv(relu(bn(conv(x))))))`; the shortcut is a 1x1 convolution where the shape changes."""
@@ -32,6 +34,7 @@ class ResNetDigits(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
+        self.shape = (1, 8, 8)
         self.stem = nn.Conv2d(1, width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width)
         self.blocks = nn.Sequential(Block(width, width), Block(width, 2 * width, stride=2), Block(2 * width, 2 * width))
@@ -45,6 +48,4 @@ class ResNetDigits(nn.Module):
 
 def new(seed: int = 0, width: int = 64) -> ResNetDigits:
     """A net with random weights, the same ones for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ResNetDigits(width)
+    return seeded(seed, lambda: ResNetDigits(width))
