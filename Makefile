@@ -11,10 +11,10 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 # One thread a process: the tests run in $(JOBS) processes, and timings should not depend on the number of cores.
-test test-long test-ops-sanitized bench bench-peers bench-ops: export OMP_NUM_THREADS = 1
-test test-long test-ops-sanitized bench bench-peers bench-ops: export MKL_NUM_THREADS = 1
+test test-long test-ops-sanitized bench bench-peers bench-ops chain figures: export OMP_NUM_THREADS = 1
+test test-long test-ops-sanitized bench bench-peers bench-ops chain figures: export MKL_NUM_THREADS = 1
 
-.PHONY: help demo test lint format test-long bench bench-peers docs build clean
+.PHONY: help demo test lint format test-long bench bench-peers chain figures docs build clean
 .PHONY: ops build-cuda test-ops-sanitized bench-ops gpu-check
 
 help:
@@ -23,6 +23,8 @@ help:
 	@echo 'make format     let ruff format and sort'
 	@echo 'make test-long  the long random and scale tests'
 	@echo 'make bench      measurements against hand-made models (wants a quiet machine)'
+	@echo 'make chain      one net trained, pruned, quantized, exported, optimized: every stage in one table'
+	@echo 'make figures    what the training methods reach, three seeds and more (half an hour)'
 	@echo 'make bench-peers  other tools on the same models (installs them beside the project, into $(PEERS))'
 	@echo 'make ops        the native runtime operators into runtime_ops/ (CUDA=ON: with CUDA kernels)'
 	@echo 'make build-cuda them with CUDA kernels for every architecture, into build/cuda (needs nvcc, no GPU)'
@@ -58,6 +60,14 @@ bench: $(VENV)/.ready-dev
 
 bench-peers: $(PEERS)/.ready
 	$(PEERS)/bin/python -m tests.bench.peers
+
+chain: $(VENV)/.ready-dev
+	$(BIN)/python -m tests.bench.train.chain $(CHAIN_ARGS)
+
+figures: $(VENV)/.ready-dev
+	$(BIN)/python -m tests.bench.train.pruning
+	$(BIN)/python -m tests.bench.train.quantization
+	$(BIN)/python -m tests.bench.train.binarization
 
 docs: $(VENV)/.ready-docs
 	$(BIN)/mkdocs build --strict
