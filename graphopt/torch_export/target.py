@@ -26,17 +26,16 @@ class Target:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-def load_target(target: str) -> Target:
-    """Import the target and, when it is a factory, call it.
+def load_object(target: str, form: str = "PKG.MODULE:NAME") -> Any:
+    """Import what ``PKG.MODULE:NAME`` names; the current folder is looked at first. ``form``: how to say that.
 
     Raises:
-        UsageError: It is not written as ``PKG.MODULE:NAME``, or there is no such module or name, or what it names
-            cannot be exported.
-        GraphoptError: Importing or calling it raised; the message names the line.
+        UsageError: It is not written so, or there is no such module or name.
+        GraphoptError: Importing it raised; the message names the line.
     """
     path, colon, attribute = target.partition(":")
     if not colon or not path or not attribute:
-        raise UsageError(f"the target '{target}' cannot be read", help="write it as PKG.MODULE:FACTORY")
+        raise UsageError(f"the target '{target}' cannot be read", help=f"write it as {form}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -57,7 +56,19 @@ def load_target(target: str) -> Target:
                 f"'{path}' has no '{name}'", target, f"did you mean {meant}?" if meant else "check the name"
             )
         found = getattr(found, name)
+    return found
 
+
+def load_target(target: str) -> Target:
+    """Import the target and, when it is a factory, call it.
+
+    Raises:
+        UsageError: It is not written as ``PKG.MODULE:NAME``, or there is no such module or name, or what it names
+            cannot be exported.
+        GraphoptError: Importing or calling it raised; the message names the line.
+    """
+    found = load_object(target, "PKG.MODULE:FACTORY")
+    attribute = target.partition(":")[2]
     if not isinstance(found, (torch.nn.Module, torch.export.ExportedProgram)) and callable(found):
         try:
             found = found()

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
+
+
+class Samples(Protocol):
+    """Pairs of an input and a target, by number: a ``Split``, or any map-style ``torch.utils.data.Dataset``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class Split(Dataset[tuple[Tensor, Tensor]]):
@@ -39,6 +48,14 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         return Split(self.inputs[:n], self.targets[:n])
 
 
+def take(samples: Samples, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets of some samples, in this order, stacked along a first axis."""
+    if isinstance(samples, Split):
+        return samples.__getitems__(indices)
+    inputs, targets = default_collate([samples[index] for index in indices])
+    return inputs, targets
+
+
 def as_stored(inputs: Tensor) -> Tensor:
     """Return the inputs themselves: for data that is stored as the net takes it."""
     return inputs
@@ -49,7 +66,7 @@ class Data:
     """What a net learns from, and what it is judged by and never sees in training.
 
     Attributes:
-        train: Samples to learn from.
+        train: Samples to learn from. Any other map-style dataset of pairs works, too, only slower.
         test: Samples to judge by.
         prepare: From a stored batch to what the net takes (float, normalised), on the batch's device.
         augment: Random changes of a prepared training batch, drawn from the generator (on the CPU); None: none.

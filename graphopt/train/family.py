@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from graphopt.errors import UsageError, nearest
@@ -33,6 +34,8 @@ class Family:
         export: From a net (masks, quantizers and all) to ONNX with the batch left open.
         input: Name of the ONNX input that takes the samples.
         output: Name of the ONNX output that the task judges.
+        feeds: From a net and a batch of prepared samples to all inputs of its ONNX file, by name; None: ``input`` is
+            the only one.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Family:
     export: Callable[[nn.Module], ir.Model]
     input: str
     output: str
+    feeds: Callable[[nn.Module, np.ndarray], Mapping[str, np.ndarray]] | None = None
 
 
 def names() -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphopt.train.data import Data, Split
+from graphopt.train.data import Data, Samples, take
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Task:
     higher: bool
 
     @torch.no_grad()
-    def evaluate(self, net: nn.Module, data: Data, split: Split | None = None, batch: int = 256) -> float:
+    def evaluate(self, net: nn.Module, data: Data, split: Samples | None = None, batch: int = 256) -> float:
         """Return the figure of a net on the test samples (or on ``split``); nan of no samples.
 
         The net is put into eval mode and back.
@@ -45,7 +45,7 @@ class Task:
         try:
             total, number = 0.0, 0
             for start in range(0, len(samples), batch):
-                inputs, targets = samples.__getitems__(range(start, min(start + batch, len(samples))))
+                inputs, targets = take(samples, range(start, min(start + batch, len(samples))))
                 some, n = self.count(self.outputs(net, data.prepare(inputs.to(device))), targets.to(device))
                 total, number = total + float(some), number + n
         finally:
