@@ -3,6 +3,7 @@
 
 #include "binary_device.h"
 #include "binary_shape.h"
+#include "schema.h"
 
 namespace graphopt {
 namespace {
@@ -89,24 +90,10 @@ class BinaryConv : public Kernel {
   int64_t channels_ = 0, down_ = 0, across_ = 0;
 };
 
-template <OrtElementType kOut>
-void infer(Inference& inference) {
-  infer_window(inference, kOut);
-}
-
-Operator describe(OrtElementType type) {
-  return {"BinaryConv", kCuda, {{type}, {kUint8}, {kFloat}, {kFloat}}, {{kFloat}}, make<BinaryConv<false>>,
-          infer<kFloat>};
-}
-
-Operator describe_sign(OrtElementType type) {
-  return {"BinaryConvSign", kCuda, {{type}, {kUint8}, {kFloat}}, {{kInt8}}, make<BinaryConv<true>>, infer<kInt8>};
-}
-
-const Register of_float(describe(kFloat));
-const Register of_int8(describe(kInt8));
-const Register sign_of_float(describe_sign(kFloat));
-const Register sign_of_int8(describe_sign(kInt8));
+const Register of_float(describe(kCuda, kFloat, make<BinaryConv<false>>));
+const Register of_int8(describe(kCuda, kInt8, make<BinaryConv<false>>));
+const Register sign_of_float(describe_sign(kCuda, kFloat, make<BinaryConv<true>>));
+const Register sign_of_int8(describe_sign(kCuda, kInt8, make<BinaryConv<true>>));
 
 }  // namespace
 }  // namespace graphopt

@@ -11,6 +11,7 @@
 #include "binary_signs.h"
 #include "binary_weights.h"
 #include "cpu.h"
+#include "schema.h"
 
 namespace graphopt {
 namespace {
@@ -308,19 +309,10 @@ class BinaryConv : public Kernel {
   Finish<To> finish_ = finisher<To>();
 };
 
-template <OrtElementType kOut>
-void infer(Inference& inference) {
-  infer_window(inference, kOut);
-}
-
-const Register of_float({"BinaryConv", kCpu, {{kFloat}, {kUint8}, {kFloat}, {kFloat}}, {{kFloat}},
-                         make<BinaryConv<float, ToFloat>>, infer<kFloat>});
-const Register of_int8({"BinaryConv", kCpu, {{kInt8}, {kUint8}, {kFloat}, {kFloat}}, {{kFloat}},
-                        make<BinaryConv<int8_t, ToFloat>>, infer<kFloat>});
-const Register sign_of_float({"BinaryConvSign", kCpu, {{kFloat}, {kUint8}, {kFloat}}, {{kInt8}},
-                              make<BinaryConv<float, ToSign>>, infer<kInt8>});
-const Register sign_of_int8({"BinaryConvSign", kCpu, {{kInt8}, {kUint8}, {kFloat}}, {{kInt8}},
-                             make<BinaryConv<int8_t, ToSign>>, infer<kInt8>});
+const Register of_float(describe(kCpu, kFloat, make<BinaryConv<float, ToFloat>>));
+const Register of_int8(describe(kCpu, kInt8, make<BinaryConv<int8_t, ToFloat>>));
+const Register sign_of_float(describe_sign(kCpu, kFloat, make<BinaryConv<float, ToSign>>));
+const Register sign_of_int8(describe_sign(kCpu, kInt8, make<BinaryConv<int8_t, ToSign>>));
 
 }  // namespace
 }  // namespace graphopt

@@ -1,6 +1,7 @@
 // BinaryGemm and BinaryGemmSign in the CUDA provider: rows are packed, then multiplied; see core/binary_product.cu.
 
 #include "binary_device.h"
+#include "schema.h"
 
 namespace graphopt {
 namespace {
@@ -47,24 +48,10 @@ class BinaryGemm : public Kernel {
   DeviceFilters filters_;
 };
 
-template <OrtElementType kOut>
-void infer(Inference& inference) {
-  infer_rows(inference, kOut);
-}
-
-Operator describe(OrtElementType type) {
-  return {"BinaryGemm", kCuda, {{type}, {kUint8}, {kFloat}, {kFloat}}, {{kFloat}}, make<BinaryGemm<false>>,
-          infer<kFloat>};
-}
-
-Operator describe_sign(OrtElementType type) {
-  return {"BinaryGemmSign", kCuda, {{type}, {kUint8}, {kFloat}}, {{kInt8}}, make<BinaryGemm<true>>, infer<kInt8>};
-}
-
-const Register of_float(describe(kFloat));
-const Register of_int8(describe(kInt8));
-const Register sign_of_float(describe_sign(kFloat));
-const Register sign_of_int8(describe_sign(kInt8));
+const Register of_float(describe(kCuda, kFloat, make<BinaryGemm<false>>));
+const Register of_int8(describe(kCuda, kInt8, make<BinaryGemm<false>>));
+const Register sign_of_float(describe_sign(kCuda, kFloat, make<BinaryGemm<true>>));
+const Register sign_of_int8(describe_sign(kCuda, kInt8, make<BinaryGemm<true>>));
 
 }  // namespace
 }  // namespace graphopt

@@ -9,6 +9,7 @@
 #include "binary_signs.h"
 #include "binary_weights.h"
 #include "cpu.h"
+#include "schema.h"
 
 namespace graphopt {
 namespace {
@@ -178,19 +179,10 @@ class BinaryGemm : public Kernel {
   Finish<To> finish_ = finisher<To>();
 };
 
-template <OrtElementType kOut>
-void infer(Inference& inference) {
-  infer_rows(inference, kOut);
-}
-
-const Register of_float({"BinaryGemm", kCpu, {{kFloat}, {kUint8}, {kFloat}, {kFloat}}, {{kFloat}},
-                         make<BinaryGemm<float, ToFloat>>, infer<kFloat>});
-const Register of_int8({"BinaryGemm", kCpu, {{kInt8}, {kUint8}, {kFloat}, {kFloat}}, {{kFloat}},
-                        make<BinaryGemm<int8_t, ToFloat>>, infer<kFloat>});
-const Register sign_of_float({"BinaryGemmSign", kCpu, {{kFloat}, {kUint8}, {kFloat}}, {{kInt8}},
-                              make<BinaryGemm<float, ToSign>>, infer<kInt8>});
-const Register sign_of_int8({"BinaryGemmSign", kCpu, {{kInt8}, {kUint8}, {kFloat}}, {{kInt8}},
-                             make<BinaryGemm<int8_t, ToSign>>, infer<kInt8>});
+const Register of_float(describe(kCpu, kFloat, make<BinaryGemm<float, ToFloat>>));
+const Register of_int8(describe(kCpu, kInt8, make<BinaryGemm<int8_t, ToFloat>>));
+const Register sign_of_float(describe_sign(kCpu, kFloat, make<BinaryGemm<float, ToSign>>));
+const Register sign_of_int8(describe_sign(kCpu, kInt8, make<BinaryGemm<int8_t, ToSign>>));
 
 }  // namespace
 }  // namespace graphopt

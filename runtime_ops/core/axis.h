@@ -67,4 +67,15 @@ inline void check_fill(const Tensor& fill, int64_t size) {
   }
 }
 
+// Types and shapes: input 0's, but for the axis, which is as long as the flat input `lengths`.
+inline void infer_along(Inference& inference, size_t lengths) {
+  TypeAndDims out = inference.input(0);
+  const TypeAndDims found = inference.input(lengths);
+  int64_t axis = inference.integer("axis", 0);
+  if (axis < 0) axis += static_cast<int64_t>(out.dims.size());
+  if (axis < 0 || axis >= static_cast<int64_t>(out.dims.size())) return;
+  out.dims[static_cast<size_t>(axis)] = found.dims.size() == 1 ? found.dims[0] : Dim();
+  inference.output(0, out);
+}
+
 }  // namespace graphopt

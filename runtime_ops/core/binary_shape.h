@@ -45,19 +45,4 @@ struct Window {
   }
 };
 
-// Types and shapes of BinaryConv and BinaryConvSign: [B, C, H, W] and bits [M, kH, kW, bytes] give [B, M, H', W'].
-inline void infer_window(Inference& inference, OrtElementType type) {
-  const TypeAndDims x = inference.input(0), weights = inference.input(1);
-  if (x.dims.size() != 4 || weights.dims.size() != 4) return;
-  const Window window = Window::of(inference);
-  TypeAndDims out;
-  out.type = type;
-  out.dims = {x.dims[0], weights.dims[0], Dim(), Dim()};
-  for (int axis = 0; axis < 2; ++axis) {
-    const int64_t in = x.dims[axis + 2].size, kernel = weights.dims[axis + 1].size;
-    if (in >= 0 && kernel >= 0) out.dims[axis + 2] = Dim(window.out(axis, in, kernel));
-  }
-  inference.output(0, out);
-}
-
 }  // namespace graphopt::binary

@@ -45,14 +45,4 @@ inline const float* channels_of(const Call& call, size_t index, int64_t count, c
   return tensor.as<float>();
 }
 
-// Types and shapes of BinaryGemm and BinaryGemmSign: [..., K] and bits [N, bytes] give [..., N].
-inline void infer_rows(Inference& inference, OrtElementType type) {
-  TypeAndDims out = inference.input(0);
-  const TypeAndDims weights = inference.input(1);
-  if (out.dims.empty()) return;
-  out.dims.back() = weights.dims.size() == 2 ? weights.dims[0] : Dim();
-  out.type = type;
-  inference.output(0, out);
-}
-
 }  // namespace graphopt::binary

@@ -149,12 +149,15 @@ struct Port {
   OrtMemType memory = kMemDefault;
 };
 
+// What makes a node's kernel.
+using Maker = std::unique_ptr<Kernel> (*)(const Info& info);
+
 struct Operator {
   const char* name;
   const char* provider;  // "CPUExecutionProvider" or "CUDAExecutionProvider"
   std::vector<Port> inputs;
   std::vector<Port> outputs;
-  std::unique_ptr<Kernel> (*create)(const Info& info);
+  Maker create;
   void (*infer)(Inference& inference) = nullptr;
   // Whether output 0 may be written where input 0 lies. onnxruntime decides; the kernel copies if the pointers differ.
   bool in_place = false;

@@ -7,10 +7,8 @@
 
 #include "axis.h"
 #include "device.h"
-
-extern "C" int graphopt_cuda_spread(int width, int place, const void* data, const void* map, const void* fill,
-                                    void* out, int64_t from, int64_t to, int64_t outer, int64_t inner, int64_t fills,
-                                    void* stream);
+#include "schema.h"
+#include "spread_cuda.h"
 
 namespace graphopt {
 namespace {
@@ -55,25 +53,11 @@ class Gather : public Kernel {
   DeviceCopy map_;
 };
 
-void infer(Inference& inference) {
-  TypeAndDims out = inference.input(0);
-  const TypeAndDims indices = inference.input(1);
-  int64_t axis = inference.integer("axis", 0);
-  if (axis < 0) axis += static_cast<int64_t>(out.dims.size());
-  if (axis < 0 || axis >= static_cast<int64_t>(out.dims.size())) return;
-  out.dims[static_cast<size_t>(axis)] = indices.dims.size() == 1 ? indices.dims[0] : Dim();
-  inference.output(0, out);
-}
-
-Operator describe(OrtElementType type) {
-  return {"Gather", kCuda, {{type}, {kInt64}, {type}}, {{type}}, make<Gather>, infer};
-}
-
-const Register of_float(describe(kFloat));
-const Register of_float16(describe(kFloat16));
-const Register of_bfloat16(describe(kBfloat16));
-const Register of_int8(describe(kInt8));
-const Register of_uint8(describe(kUint8));
+const Register of_float(describe(kCuda, kFloat, make<Gather>));
+const Register of_float16(describe(kCuda, kFloat16, make<Gather>));
+const Register of_bfloat16(describe(kCuda, kBfloat16, make<Gather>));
+const Register of_int8(describe(kCuda, kInt8, make<Gather>));
+const Register of_uint8(describe(kCuda, kUint8, make<Gather>));
 
 }  // namespace
 }  // namespace graphopt

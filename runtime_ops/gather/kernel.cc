@@ -1,6 +1,7 @@
 // Gather with fill, on the CPU.
 
 #include "axis.h"
+#include "schema.h"
 #include "spread.h"
 
 namespace graphopt {
@@ -28,28 +29,14 @@ class Gather : public Kernel {
   int64_t axis_;
 };
 
-void infer(Inference& inference) {
-  TypeAndDims out = inference.input(0);
-  const TypeAndDims indices = inference.input(1);
-  int64_t axis = inference.integer("axis", 0);
-  if (axis < 0) axis += static_cast<int64_t>(out.dims.size());
-  if (axis < 0 || axis >= static_cast<int64_t>(out.dims.size())) return;
-  out.dims[static_cast<size_t>(axis)] = indices.dims.size() == 1 ? indices.dims[0] : Dim();
-  inference.output(0, out);
-}
-
-Operator describe(OrtElementType type) {
-  return {"Gather", kCpu, {{type}, {kInt64}, {type}}, {{type}}, make<Gather>, infer};
-}
-
-const Register of_float(describe(kFloat));
-const Register of_double(describe(kDouble));
-const Register of_float16(describe(kFloat16));
-const Register of_bfloat16(describe(kBfloat16));
-const Register of_int8(describe(kInt8));
-const Register of_uint8(describe(kUint8));
-const Register of_int32(describe(kInt32));
-const Register of_int64(describe(kInt64));
+const Register of_float(describe(kCpu, kFloat, make<Gather>));
+const Register of_double(describe(kCpu, kDouble, make<Gather>));
+const Register of_float16(describe(kCpu, kFloat16, make<Gather>));
+const Register of_bfloat16(describe(kCpu, kBfloat16, make<Gather>));
+const Register of_int8(describe(kCpu, kInt8, make<Gather>));
+const Register of_uint8(describe(kCpu, kUint8, make<Gather>));
+const Register of_int32(describe(kCpu, kInt32, make<Gather>));
+const Register of_int64(describe(kCpu, kInt64, make<Gather>));
 
 }  // namespace
 }  // namespace graphopt

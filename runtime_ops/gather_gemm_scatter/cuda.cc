@@ -5,6 +5,7 @@
 #include "blocks.h"
 #include "device.h"
 #include "group.h"
+#include "schema.h"
 
 extern "C" int graphopt_cuda_gather_gemm_scatter(int type, const Group* group, void* stream);
 
@@ -89,28 +90,9 @@ class GatherGemmScatter : public Kernel {
   DeviceCopy columns_, rows_, weights_, parts_;
 };
 
-void infer(Inference& inference) {
-  const TypeAndDims y = inference.input(0);
-  TypeAndDims out = inference.input(1);
-  if (out.dims.empty() || y.dims.empty()) return;
-  out.dims.back() = y.dims.back();
-  inference.output(0, out);
-}
-
-Operator describe(OrtElementType type) {
-  Operator op{"GatherGemmScatter",
-              kCuda,
-              {{type}, {type}, {kInt64}, {kInt64}, {type}, {type, kOptional}},
-              {{type}},
-              make<GatherGemmScatter>,
-              infer};
-  op.in_place = true;
-  return op;
-}
-
-const Register of_float(describe(kFloat));
-const Register of_float16(describe(kFloat16));
-const Register of_bfloat16(describe(kBfloat16));
+const Register of_float(describe(kCuda, kFloat, make<GatherGemmScatter>));
+const Register of_float16(describe(kCuda, kFloat16, make<GatherGemmScatter>));
+const Register of_bfloat16(describe(kCuda, kBfloat16, make<GatherGemmScatter>));
 
 }  // namespace
 }  // namespace graphopt

@@ -6,6 +6,7 @@
 
 #include "blocks.h"
 #include "product.h"
+#include "schema.h"
 
 namespace graphopt {
 namespace {
@@ -207,26 +208,7 @@ class GatherGemmScatter : public Kernel {
   int64_t work_ = 0;  // multiply-adds for one row of x
 };
 
-void infer(Inference& inference) {
-  const TypeAndDims y = inference.input(0);
-  TypeAndDims out = inference.input(1);
-  if (out.dims.empty() || y.dims.empty()) return;
-  out.dims.back() = y.dims.back();
-  inference.output(0, out);
-}
-
-Operator describe() {
-  Operator op{"GatherGemmScatter",
-              kCpu,
-              {{kFloat}, {kFloat}, {kInt64}, {kInt64}, {kFloat}, {kFloat, kOptional}},
-              {{kFloat}},
-              make<GatherGemmScatter>,
-              infer};
-  op.in_place = true;
-  return op;
-}
-
-const Register of_float(describe());
+const Register of_float(describe(kCpu, kFloat, make<GatherGemmScatter>));
 
 }  // namespace
 }  // namespace graphopt

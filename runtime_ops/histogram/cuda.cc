@@ -4,6 +4,7 @@
 #include "device.h"
 #include "device_state.h"
 #include "kernel.h"
+#include "schema.h"
 #include "statistics.h"
 
 namespace graphopt {
@@ -92,22 +93,9 @@ class Kernel : public graphopt::Kernel {
   std::shared_ptr<OnDevice> counted_;
 };
 
-void infer(Inference& inference) {
-  const TypeAndDims x = inference.input(0);
-  inference.output(0, x);
-  TypeAndDims nonfinite;
-  nonfinite.type = kInt64;
-  nonfinite.dims = {x.dims.empty() ? Dim(1) : x.dims[0], 2};
-  inference.output(1, nonfinite);
-}
-
-Operator describe(OrtElementType type) {
-  return {"Histogram", kCuda, {{type}}, {{type, kOptional}, {kInt64, kOptional}}, make<Kernel>, infer, true};
-}
-
-const Register of_float(describe(kFloat));
-const Register of_half(describe(kFloat16));
-const Register of_brain(describe(kBfloat16));
+const Register of_float(describe(kCuda, kFloat, make<Kernel>));
+const Register of_half(describe(kCuda, kFloat16, make<Kernel>));
+const Register of_brain(describe(kCuda, kBfloat16, make<Kernel>));
 
 }  // namespace
 }  // namespace histogram

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "kernel.h"
+#include "schema.h"
 #include "statistics.h"
 
 namespace graphopt {
@@ -200,28 +201,15 @@ class Kernel : public graphopt::Kernel {
   bool forget_ = false;
 };
 
-void infer(Inference& inference) {
-  const TypeAndDims x = inference.input(0);
-  inference.output(0, x);
-  TypeAndDims nonfinite;
-  nonfinite.type = kInt64;
-  nonfinite.dims = {x.dims.empty() ? Dim(1) : x.dims[0], 2};
-  inference.output(1, nonfinite);
-}
-
-Operator describe(OrtElementType type) {
-  return {"Histogram", kCpu, {{type}}, {{type, kOptional}, {kInt64, kOptional}}, make<Kernel>, infer, true};
-}
-
-const Register of_float(describe(kFloat));
-const Register of_double(describe(kDouble));
-const Register of_half(describe(kFloat16));
-const Register of_brain(describe(kBfloat16));
-const Register of_int8(describe(kInt8));
-const Register of_uint8(describe(kUint8));
-const Register of_int32(describe(kInt32));
-const Register of_int64(describe(kInt64));
-const Register of_bool(describe(kBool));
+const Register of_float(describe(kCpu, kFloat, make<Kernel>));
+const Register of_double(describe(kCpu, kDouble, make<Kernel>));
+const Register of_half(describe(kCpu, kFloat16, make<Kernel>));
+const Register of_brain(describe(kCpu, kBfloat16, make<Kernel>));
+const Register of_int8(describe(kCpu, kInt8, make<Kernel>));
+const Register of_uint8(describe(kCpu, kUint8, make<Kernel>));
+const Register of_int32(describe(kCpu, kInt32, make<Kernel>));
+const Register of_int64(describe(kCpu, kInt64, make<Kernel>));
+const Register of_bool(describe(kCpu, kBool, make<Kernel>));
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 
 #include "int8_device.h"
 #include "int8_window.h"
+#include "schema.h"
 
 namespace graphopt {
 namespace {
@@ -127,24 +128,9 @@ std::unique_ptr<Kernel> create(const Info& info) {
   return std::make_unique<Int8Conv>(info, Residual);
 }
 
-void infer(Inference& inference) {
-  const TypeAndDims x = inference.input(0), w = inference.input(1);
-  if (x.dims.empty() || x.dims.size() != w.dims.size()) return;
-  inference.output(0, Window(inference).output(x, w));
-}
-
 // Weights, scales and biases are read on the host when the kernel is made: onnxruntime need not copy them.
-std::vector<Port> ports(bool residual) {
-  std::vector<Port> all = {{kInt8},
-                           {kInt8, kRequired, kMemCpuInput},
-                           {kFloat, kRequired, kMemCpuInput},
-                           {kInt32, kRequired, kMemCpuInput}};
-  if (residual) all.push_back({kInt8});
-  return all;
-}
-
-const Register plain({"Int8Conv", kCuda, ports(false), {{kInt8}}, create<false>, infer});
-const Register with_residual({"Int8ConvAdd", kCuda, ports(true), {{kInt8}}, create<true>, infer});
+const Register plain(describe(kCuda, create<false>, kMemCpuInput));
+const Register with_residual(describe_add(kCuda, create<true>, kMemCpuInput));
 
 }  // namespace
 }  // namespace graphopt

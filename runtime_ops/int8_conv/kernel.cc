@@ -10,6 +10,7 @@
 
 #include "int8_product.h"
 #include "int8_window.h"
+#include "schema.h"
 
 namespace graphopt {
 namespace {
@@ -263,15 +264,8 @@ std::unique_ptr<Kernel> create(const Info& info) {
   return std::make_unique<Int8Conv>(info, Residual);
 }
 
-void infer(Inference& inference) {
-  const TypeAndDims x = inference.input(0), w = inference.input(1);
-  if (x.dims.empty() || x.dims.size() != w.dims.size()) return;
-  inference.output(0, Window(inference).output(x, w));
-}
-
-const Register plain({"Int8Conv", kCpu, {{kInt8}, {kInt8}, {kFloat}, {kInt32}}, {{kInt8}}, create<false>, infer});
-const Register with_residual(
-    {"Int8ConvAdd", kCpu, {{kInt8}, {kInt8}, {kFloat}, {kInt32}, {kInt8}}, {{kInt8}}, create<true>, infer});
+const Register plain(describe(kCpu, create<false>));
+const Register with_residual(describe_add(kCpu, create<true>));
 
 }  // namespace
 }  // namespace graphopt

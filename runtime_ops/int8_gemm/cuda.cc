@@ -1,6 +1,7 @@
 // Int8Gemm and Int8GemmAdd in the CUDA provider: rows of 16 bytes are read where they lie, others are copied first.
 
 #include "int8_device.h"
+#include "schema.h"
 
 namespace graphopt {
 namespace {
@@ -75,27 +76,9 @@ std::unique_ptr<Kernel> create(const Info& info) {
   return std::make_unique<Int8Gemm>(info, Residual);
 }
 
-void infer(Inference& inference) {
-  TypeAndDims out = inference.input(0);
-  const TypeAndDims w = inference.input(1);
-  if (out.dims.empty() || w.dims.size() != 2) return;
-  out.type = kInt8;
-  out.dims.back() = w.dims[1];
-  inference.output(0, out);
-}
-
 // Weights, scales and biases are read on the host when the kernel is made: onnxruntime need not copy them.
-std::vector<Port> ports(bool residual) {
-  std::vector<Port> all = {{kInt8},
-                           {kInt8, kRequired, kMemCpuInput},
-                           {kFloat, kRequired, kMemCpuInput},
-                           {kInt32, kRequired, kMemCpuInput}};
-  if (residual) all.push_back({kInt8});
-  return all;
-}
-
-const Register plain({"Int8Gemm", kCuda, ports(false), {{kInt8}}, create<false>, infer});
-const Register with_residual({"Int8GemmAdd", kCuda, ports(true), {{kInt8}}, create<true>, infer});
+const Register plain(describe(kCuda, create<false>, kMemCpuInput));
+const Register with_residual(describe_add(kCuda, create<true>, kMemCpuInput));
 
 }  // namespace
 }  // namespace graphopt

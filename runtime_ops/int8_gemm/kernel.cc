@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "int8_product.h"
+#include "schema.h"
 
 namespace graphopt {
 namespace {
@@ -106,18 +107,8 @@ std::unique_ptr<Kernel> create(const Info& info) {
   return std::make_unique<Int8Gemm>(info, Residual);
 }
 
-void infer(Inference& inference) {
-  TypeAndDims out = inference.input(0);
-  const TypeAndDims w = inference.input(1);
-  if (out.dims.empty() || w.dims.size() != 2) return;
-  out.type = kInt8;
-  out.dims.back() = w.dims[1];
-  inference.output(0, out);
-}
-
-const Register plain({"Int8Gemm", kCpu, {{kInt8}, {kInt8}, {kFloat}, {kInt32}}, {{kInt8}}, create<false>, infer});
-const Register with_residual(
-    {"Int8GemmAdd", kCpu, {{kInt8}, {kInt8}, {kFloat}, {kInt32}, {kInt8}}, {{kInt8}}, create<true>, infer});
+const Register plain(describe(kCpu, create<false>));
+const Register with_residual(describe_add(kCpu, create<true>));
 
 }  // namespace
 }  // namespace graphopt

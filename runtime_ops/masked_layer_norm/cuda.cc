@@ -1,6 +1,7 @@
 // MaskedLayerNorm in the CUDA provider.
 
 #include "device.h"
+#include "schema.h"
 
 extern "C" int graphopt_cuda_masked_layer_norm(int type, const void* x, const void* scale, const void* bias, void* y,
                                                int64_t rows, int64_t size, int64_t scale_step, int64_t bias_step,
@@ -39,18 +40,9 @@ class MaskedLayerNorm : public Kernel {
   float fill_, spread_, epsilon_;
 };
 
-void infer(Inference& inference) {
-  const TypeAndDims x = inference.input(0);
-  if (!x.dims.empty()) inference.output(0, x);
-}
-
-Operator describe(OrtElementType type) {
-  return {"MaskedLayerNorm", kCuda, {{type}, {type}, {type}}, {{type}}, make<MaskedLayerNorm>, infer, false};
-}
-
-const Register of_float(describe(kFloat));
-const Register of_float16(describe(kFloat16));
-const Register of_bfloat16(describe(kBfloat16));
+const Register of_float(describe(kCuda, kFloat, make<MaskedLayerNorm>, false));
+const Register of_float16(describe(kCuda, kFloat16, make<MaskedLayerNorm>, false));
+const Register of_bfloat16(describe(kCuda, kBfloat16, make<MaskedLayerNorm>, false));
 
 }  // namespace
 }  // namespace graphopt

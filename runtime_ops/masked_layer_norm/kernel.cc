@@ -5,6 +5,7 @@
 #include "cpu.h"
 #include "kernel.h"
 #include "rows.h"
+#include "schema.h"
 
 namespace graphopt {
 namespace {
@@ -82,18 +83,9 @@ class MaskedLayerNorm : public Kernel {
   Rest rest_;
 };
 
-void infer(Inference& inference) {
-  const TypeAndDims x = inference.input(0);
-  if (!x.dims.empty()) inference.output(0, x);
-}
-
-Operator describe(OrtElementType type) {
-  return {"MaskedLayerNorm", kCpu, {{type}, {type}, {type}}, {{type}}, make<MaskedLayerNorm>, infer, true};
-}
-
-const Register of_float(describe(kFloat));
-const Register of_float16(describe(kFloat16));
-const Register of_bfloat16(describe(kBfloat16));
+const Register of_float(describe(kCpu, kFloat, make<MaskedLayerNorm>, true));
+const Register of_float16(describe(kCpu, kFloat16, make<MaskedLayerNorm>, true));
+const Register of_bfloat16(describe(kCpu, kBfloat16, make<MaskedLayerNorm>, true));
 
 }  // namespace
 }  // namespace graphopt

@@ -3,10 +3,8 @@
 
 #include "axis.h"
 #include "device.h"
-
-extern "C" int graphopt_cuda_spread(int width, int place, const void* data, const void* map, const void* fill,
-                                    void* out, int64_t from, int64_t to, int64_t outer, int64_t inner, int64_t fills,
-                                    void* stream);
+#include "schema.h"
+#include "spread_cuda.h"
 
 namespace graphopt {
 namespace {
@@ -45,25 +43,11 @@ class Scatter : public Kernel {
   DeviceCopy map_;
 };
 
-void infer(Inference& inference) {
-  TypeAndDims out = inference.input(0);
-  const TypeAndDims fill = inference.input(2);
-  int64_t axis = inference.integer("axis", 0);
-  if (axis < 0) axis += static_cast<int64_t>(out.dims.size());
-  if (axis < 0 || axis >= static_cast<int64_t>(out.dims.size())) return;
-  out.dims[static_cast<size_t>(axis)] = fill.dims.size() == 1 ? fill.dims[0] : Dim();
-  inference.output(0, out);
-}
-
-Operator describe(OrtElementType type) {
-  return {"Scatter", kCuda, {{type}, {kInt64}, {type}}, {{type}}, make<Scatter>, infer};
-}
-
-const Register of_float(describe(kFloat));
-const Register of_float16(describe(kFloat16));
-const Register of_bfloat16(describe(kBfloat16));
-const Register of_int8(describe(kInt8));
-const Register of_uint8(describe(kUint8));
+const Register of_float(describe(kCuda, kFloat, make<Scatter>));
+const Register of_float16(describe(kCuda, kFloat16, make<Scatter>));
+const Register of_bfloat16(describe(kCuda, kBfloat16, make<Scatter>));
+const Register of_int8(describe(kCuda, kInt8, make<Scatter>));
+const Register of_uint8(describe(kCuda, kUint8, make<Scatter>));
 
 }  // namespace
 }  // namespace graphopt

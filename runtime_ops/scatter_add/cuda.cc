@@ -4,6 +4,7 @@
 
 #include "axis.h"
 #include "device.h"
+#include "schema.h"
 
 extern "C" int graphopt_cuda_scatter_add(int type, const void* data, const void* updates, const void* fill,
                                          const void* floor, void* out, const int32_t* indices, const int32_t* map,
@@ -76,20 +77,11 @@ class ScatterAdd : public Kernel {
   DeviceCopy indices_, map_;
 };
 
-void infer(Inference& inference) { inference.output(0, inference.input(0)); }
-
-Operator describe(OrtElementType type) {
-  Operator op{"ScatterAdd", kCuda, {{type}, {kInt64}, {type}, {type}, {type, kOptional}}, {{type}}, make<ScatterAdd>,
-              infer};
-  op.in_place = true;
-  return op;
-}
-
-const Register of_float(describe(kFloat));
-const Register of_float16(describe(kFloat16));
-const Register of_bfloat16(describe(kBfloat16));
-const Register of_int8(describe(kInt8));
-const Register of_uint8(describe(kUint8));
+const Register of_float(describe(kCuda, kFloat, make<ScatterAdd>));
+const Register of_float16(describe(kCuda, kFloat16, make<ScatterAdd>));
+const Register of_bfloat16(describe(kCuda, kBfloat16, make<ScatterAdd>));
+const Register of_int8(describe(kCuda, kInt8, make<ScatterAdd>));
+const Register of_uint8(describe(kCuda, kUint8, make<ScatterAdd>));
 
 }  // namespace
 }  // namespace graphopt

@@ -7,6 +7,7 @@
 
 #include "add.h"
 #include "axis.h"
+#include "schema.h"
 #include "spread.h"
 
 namespace graphopt {
@@ -158,23 +159,14 @@ class ScatterAdd : public Kernel {
   std::shared_ptr<const std::vector<int64_t>> map_;
 };
 
-void infer(Inference& inference) { inference.output(0, inference.input(0)); }
-
-Operator describe(OrtElementType type) {
-  Operator op{"ScatterAdd", kCpu, {{type}, {kInt64}, {type}, {type}, {type, kOptional}}, {{type}}, make<ScatterAdd>,
-              infer};
-  op.in_place = true;
-  return op;
-}
-
-const Register of_float(describe(kFloat));
-const Register of_double(describe(kDouble));
-const Register of_float16(describe(kFloat16));
-const Register of_bfloat16(describe(kBfloat16));
-const Register of_int8(describe(kInt8));
-const Register of_uint8(describe(kUint8));
-const Register of_int32(describe(kInt32));
-const Register of_int64(describe(kInt64));
+const Register of_float(describe(kCpu, kFloat, make<ScatterAdd>));
+const Register of_double(describe(kCpu, kDouble, make<ScatterAdd>));
+const Register of_float16(describe(kCpu, kFloat16, make<ScatterAdd>));
+const Register of_bfloat16(describe(kCpu, kBfloat16, make<ScatterAdd>));
+const Register of_int8(describe(kCpu, kInt8, make<ScatterAdd>));
+const Register of_uint8(describe(kCpu, kUint8, make<ScatterAdd>));
+const Register of_int32(describe(kCpu, kInt32, make<ScatterAdd>));
+const Register of_int64(describe(kCpu, kInt64, make<ScatterAdd>));
 
 }  // namespace
 }  // namespace graphopt

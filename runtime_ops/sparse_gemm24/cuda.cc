@@ -9,6 +9,7 @@
 #include "cusparselt.h"
 #include "device.h"
 #include "kernel.h"
+#include "schema.h"
 #include "weight.h"
 
 extern "C" {
@@ -197,18 +198,8 @@ class SparseGemm24 : public Kernel {
 };
 
 // The weight is read on the host when the kernel is made: onnxruntime need not copy it.
-template <bool Brain>
-Operator describe(OrtElementType type) {
-  return {"SparseGemm24",
-          kCuda,
-          {{type}, {type, kRequired, kMemCpuInput}, {kUint8, kRequired, kMemCpuInput}},
-          {{type}},
-          make<SparseGemm24<Brain>>,
-          sparse24::infer};
-}
-
-const Register of_half(describe<false>(kFloat16));
-const Register of_brain(describe<true>(kBfloat16));
+const Register of_half(describe(kCuda, kFloat16, make<SparseGemm24<false>>, kMemCpuInput));
+const Register of_brain(describe(kCuda, kBfloat16, make<SparseGemm24<true>>, kMemCpuInput));
 
 }  // namespace
 }  // namespace graphopt

@@ -7,6 +7,7 @@
 #include "cpu.h"
 #include "half.h"
 #include "kernel.h"
+#include "schema.h"
 #include "weight.h"
 
 namespace graphopt {
@@ -96,13 +97,8 @@ class SparseGemm24 : public Kernel {
   std::vector<float> dense_;  // [panels, depth, kColumns]
 };
 
-template <class T>
-Operator describe(OrtElementType type) {
-  return {"SparseGemm24", kCpu, {{type}, {type}, {kUint8}}, {{type}}, make<SparseGemm24<T>>, sparse24::infer};
-}
-
-const Register of_half(describe<Half>(kFloat16));
-const Register of_brain(describe<Bfloat16>(kBfloat16));
+const Register of_half(describe(kCpu, kFloat16, make<SparseGemm24<Half>>));
+const Register of_brain(describe(kCpu, kBfloat16, make<SparseGemm24<Bfloat16>>));
 
 }  // namespace
 }  // namespace graphopt

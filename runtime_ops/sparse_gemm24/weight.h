@@ -46,12 +46,4 @@ inline Shape shape_of(const Tensor& x, const Weight& weight) {
   return shape;
 }
 
-inline void infer(Inference& inference) {
-  TypeAndDims out = inference.input(0);
-  const TypeAndDims values = inference.input(1);
-  if (out.dims.empty() || values.dims.size() != 2) return;
-  out.dims.back() = values.dims[0];
-  inference.output(0, out);
-}
-
 }  // namespace graphopt::sparse24

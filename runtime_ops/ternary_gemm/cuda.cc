@@ -2,6 +2,7 @@
 
 #include "device.h"
 #include "problem.h"
+#include "schema.h"
 
 namespace graphopt {
 namespace {
@@ -62,28 +63,10 @@ class TernaryGemm : public Kernel {
   bool stored_;
 };
 
-void infer(Inference& inference) {
-  TypeAndDims out = inference.input(0);
-  const TypeAndDims codes = inference.input(1);
-  if (out.dims.empty() || codes.dims.size() != 2) return;
-  out.type = kFloat;
-  out.dims.back() = codes.dims[0];
-  inference.output(0, out);
-}
-
-Operator describe(OrtElementType x, OrtElementType zero) {
-  return {"TernaryGemm",
-          kCuda,
-          {{x}, {kUint8}, {kInt8}, {kFloat}, {kFloat}, {kFloat}, {zero}},
-          {{kFloat}},
-          make<TernaryGemm>,
-          infer};
-}
-
-const Register of_float_and_uint8(describe(kFloat, kUint8));
-const Register of_float_and_int8(describe(kFloat, kInt8));
-const Register of_uint8(describe(kUint8, kUint8));
-const Register of_int8(describe(kInt8, kInt8));
+const Register of_float_and_uint8(describe(kCuda, kFloat, kUint8, make<TernaryGemm>));
+const Register of_float_and_int8(describe(kCuda, kFloat, kInt8, make<TernaryGemm>));
+const Register of_uint8(describe(kCuda, kUint8, kUint8, make<TernaryGemm>));
+const Register of_int8(describe(kCuda, kInt8, kInt8, make<TernaryGemm>));
 
 }  // namespace
 }  // namespace graphopt

@@ -10,6 +10,7 @@
 #include "cpu.h"
 #include "kernel.h"
 #include "lookup.h"
+#include "schema.h"
 #include "tiles.h"
 
 namespace graphopt {
@@ -279,28 +280,10 @@ class TernaryGemm : public Kernel {
   mutable std::unique_ptr<Lookup> lookup_;
 };
 
-void infer(Inference& inference) {
-  TypeAndDims out = inference.input(0);
-  const TypeAndDims codes = inference.input(1);
-  if (out.dims.empty() || codes.dims.size() != 2) return;
-  out.type = kFloat;
-  out.dims.back() = codes.dims[0];
-  inference.output(0, out);
-}
-
-Operator describe(OrtElementType x, OrtElementType zero) {
-  return {"TernaryGemm",
-          kCpu,
-          {{x}, {kUint8}, {kInt8}, {kFloat}, {kFloat}, {kFloat}, {zero}},
-          {{kFloat}},
-          make<TernaryGemm>,
-          infer};
-}
-
-const Register of_float_and_uint8(describe(kFloat, kUint8));
-const Register of_float_and_int8(describe(kFloat, kInt8));
-const Register of_uint8(describe(kUint8, kUint8));
-const Register of_int8(describe(kInt8, kInt8));
+const Register of_float_and_uint8(describe(kCpu, kFloat, kUint8, make<TernaryGemm>));
+const Register of_float_and_int8(describe(kCpu, kFloat, kInt8, make<TernaryGemm>));
+const Register of_uint8(describe(kCpu, kUint8, kUint8, make<TernaryGemm>));
+const Register of_int8(describe(kCpu, kInt8, kInt8, make<TernaryGemm>));
 
 }  // namespace
 }  // namespace graphopt
