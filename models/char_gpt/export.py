@@ -7,7 +7,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from graphopt.models.char_gpt.letters import LETTERS, METADATA
+from graphopt.models.char_gpt.letters import METADATA
 from graphopt.models.char_gpt.module import CharGPT
 from graphopt.torch_export import export
 
@@ -28,7 +28,7 @@ def to_onnx(net: nn.Module) -> ir.Model:
     Inputs: ``ids`` and ``positions``, int64 ``[batch, time]``; ``past.LAYER.key`` and ``.value``, float32
     ``[batch, keys, past, size]``, where ``past`` may be 0. Outputs: ``logits``, float32 ``[batch, time, tokens]``, and
     ``present.LAYER.key`` and ``.value``, ``[batch, keys, past + time, size]``. Batch, time and past are left open.
-    A net of the usual letters names them in the file's metadata.
+    The letters are in the metadata.
 
     Raises:
         TypeError: A net of another family.
@@ -40,12 +40,11 @@ def to_onnx(net: nn.Module) -> ir.Model:
     model = export(
         net,
         continued(net, batch=2, time=5, past=3),
-        dynamic_shapes=({0: "batch", 1: "time"},) * 2 + (({0: "batch", 2: "past"},) * len(inputs),),
+        dynamic_shapes=({0: "batch", 1: "time"},) * 2 + ((({0: "batch", 2: "past"},) * len(inputs),) if inputs else ()),
         input_names=[INPUT, POSITIONS, *inputs],
         output_names=[OUTPUT, *outputs],
     )
-    if net.tokens == len(LETTERS):
-        model.metadata_props[METADATA] = LETTERS
+    model.metadata_props[METADATA] = net.letters
     return model
 
 
@@ -53,7 +52,7 @@ def continued(net: CharGPT, batch: int, time: int, past: int, seed: int = 0) -> 
     """Return random inputs that continue a random past: ids, positions, the cache."""
     numbers = torch.Generator().manual_seed(seed)
     device = net.head.weight.device
-    ids = torch.randint(net.tokens, (batch, time), generator=numbers)
+    ids = torch.randint(len(net.letters), (batch, time), generator=numbers)
     positions = torch.arange(past, past + time).expand(batch, time).contiguous()
     cache = (torch.randn(one.shape, generator=numbers) for one in net.empty(batch, past))
     return tuple(one.to(device) for one in (ids, positions, *cache))

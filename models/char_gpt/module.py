@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphopt.errors import UsageError
+from graphopt.models.char_gpt.letters import LETTERS
+from graphopt.models.classifier import seeded
 
 Turn = tuple[Tensor, Tensor]
 """Cosine and sine of the angles, ``[batch or 1, 1, time, size]``."""
@@ -125,17 +127,17 @@ class CharGPT(nn.Module):
     one graph fills it (a past of length 0) and extends it (one id at a time).
 
     Attributes:
-        tokens: How many ids there are.
+        letters: What the ids stand for.
         layers: Of class ``Layer``.
     """
 
     frequencies: Tensor
 
     def __init__(
-        self, tokens: int, width: int, heads: int, keys: int, size: int, hidden: int, depth: int, base: float
+        self, letters: str, width: int, heads: int, keys: int, size: int, hidden: int, depth: int, base: float
     ) -> None:
         super().__init__()
-        self.tokens, self.size = tokens, size
+        self.letters, tokens = letters, len(letters)
         self.embedding = nn.Embedding(tokens, width)
         self.layers = nn.ModuleList(Layer(width, heads, keys, size, hidden) for _ in range(depth))
         self.norm, self.head = Norm(width), nn.Linear(width, tokens, bias=False)
@@ -200,7 +202,7 @@ class CharGPT(nn.Module):
 def new(
     seed: int = 0,
     *,
-    tokens: int = 65,
+    letters: str = LETTERS,
     width: int = 128,
     heads: int = 8,
     keys: int = 4,
@@ -213,7 +215,7 @@ def new(
 
     Args:
         seed: Of the weights.
-        tokens: How many ids there are.
+        letters: What the ids stand for, each once.
         width: Of the residual stream.
         heads: Query heads of a layer.
         keys: Heads of keys and values of a layer; ``heads`` is a multiple of it.
@@ -225,10 +227,19 @@ def new(
     Raises:
         UsageError: Sizes that do not fit each other.
     """
-    sizes = {"tokens": tokens, "width": width, "heads": heads, "keys": keys, "hidden": hidden, "depth": depth}
+    sizes = {
+        "number of letters": len(letters),
+        "width": width,
+        "heads": heads,
+        "keys": keys,
+        "hidden": hidden,
+        "depth": depth,
+    }
     for name, value in sizes.items():
         if value < 1:
             raise UsageError(f"{name} is {value}", where="char_gpt", help="at least 1")
+    if len(set(letters)) < len(letters):
+        raise UsageError(f"letters that are there twice: {letters!r}", where="char_gpt", help="each once")
     if heads % keys:
         raise UsageError(f"{heads} heads cannot share {keys} heads of keys", where="char_gpt", help="a multiple of it")
     if not size and width % heads:
@@ -236,6 +247,4 @@ def new(
     size = size or width // heads
     if size < 2 or size % 2:
         raise UsageError(f"heads of size {size} cannot be rotated in halves", where="char_gpt", help="an even size")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return CharGPT(tokens, width, heads, keys, size, hidden, depth, base)
+    return seeded(seed, lambda: CharGPT(letters, width, heads, keys, size, hidden, depth, base))
