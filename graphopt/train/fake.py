@@ -57,4 +57,4 @@ class _Straight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None, None, None
+        return torch.where(inside, gradients[0], 0), None, None, None, None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Settings:
         clip: Largest norm of the gradient; 0: no limit.
         steps: At most so many steps, whatever the epochs; 0: no limit.
         autocast: ``bfloat16``: forward pass in mixed precision.
+
+    Raises:
+        ValueError: A number is out of its range, or a word is none of those above.
     """
 
     epochs: int = 10
@@ -37,3 +41,18 @@ class Settings:
     clip: float = 0.0
     steps: int = 0
     autocast: Literal["none", "bfloat16"] = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("optimizer", "schedule", "autocast"):
+            known = get_args(get_type_hints(Settings)[name])
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not one of {', '.join(known)}")
+        for name in ("epochs", "steps", "weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, which is not 0 or more")
+        for name in ("batch", "rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, which is not positive")
+        for name in ("momentum", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, which is not in [0, 1)")
