@@ -26,7 +26,8 @@ from graphopt.report.schema import Report
 from graphopt.verify import verify
 
 if TYPE_CHECKING:
-    from graphopt.models.resnet_digits.data import Digits
+    from graphopt.models.resnet_digits.module import ResNetDigits
+    from graphopt.train.data import Data
 
 _PRUNED = 0.5
 _CALIBRATION = 512
@@ -91,32 +92,35 @@ def tell(
     should differ from the pruned one.
     """
     require()
-    from graphopt.models.resnet_digits import data, module, train
-    from graphopt.models.resnet_digits.export import to_onnx
+    from graphopt.models.resnet_digits import train
+    from graphopt.models.resnet_digits.family import FAMILY
+    from graphopt.models.resnet_digits.module import new
 
     start = time.perf_counter()
-    digits = data.load()
+    digits = FAMILY.data()
+    train_images, test_images = digits.train.inputs.numpy(), digits.test.inputs.numpy()
+    test_labels = digits.test.targets.numpy()
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{name}.onnx" for name in ("trained", "pruned", "optimized", "quantized")]
     trained, pruned, optimized, quantized = paths
 
-    net = module.new(seed)
+    net = new(seed)
     fit = _Fit(digits, seed, progress)
     seconds = fit(net, "training", epochs, 2e-3)
-    accuracy = train.accuracy(net, digits.test_images, digits.test_labels)
-    say(f"trained a residual CNN on {len(digits.train_images):,} digits: {accuracy:.1%} right, {seconds:.0f} s")
+    accuracy = FAMILY.task.evaluate(net, digits)
+    say(f"trained a residual CNN on {len(train_images):,} digits: {accuracy:.1%} right, {seconds:.0f} s")
     progress("exporting", 0, 0)
-    model_io.save(to_onnx(net), trained)
+    model_io.save(FAMILY.export(net), trained)
 
     train.prune_filters(net, _PRUNED)
-    accuracy = train.accuracy(net, digits.test_images, digits.test_labels)
+    accuracy = FAMILY.task.evaluate(net, digits)
     say(f"pruned {_PRUNED:.0%} of the filters of every convolution (torch.nn.utils.prune): {accuracy:.1%} right")
     seconds = fit(net, "fine-tuning, masks held", epochs, 1e-3)
-    accuracy = train.accuracy(net, digits.test_images, digits.test_labels)
+    accuracy = FAMILY.task.evaluate(net, digits)
     say(f"fine-tuned with the masks held: {accuracy:.1%} right, {seconds:.0f} s")
 
     progress("exporting", 0, 0)
-    model_io.save(to_onnx(net), pruned)
+    model_io.save(FAMILY.export(net), pruned)
     say("exported to ONNX, the masks in place, the batch size left open")
 
     result = pipeline.optimize(pruned, seed=seed, progress=progress)
@@ -126,7 +130,7 @@ def tell(
     say(f"optimized with graphopt: {result.report.seconds:.1f} s")
 
     samples = folder / "calibration_images.npz"
-    np.savez(samples, image=digits.train_images[:_CALIBRATION])
+    np.savez(samples, image=train_images[:_CALIBRATION])
     integers = quantize(optimized, samples, shapes=_EXAMPLE, seed=seed, progress=progress)
     integers.save(quantized)
     html.write(integers.report, folder / "quantized.html")
@@ -135,8 +139,8 @@ def tell(
     say(f"quantized on {_CALIBRATION} training images: {words.integer_operators(integers.report.quantize)}")
 
     progress("verifying on all test images", 0, 0)
-    images = {"image": digits.test_images}
-    np.savez(folder / "test_images.npz", image=digits.test_images)
+    images = {"image": test_images}
+    np.savez(folder / "test_images.npz", image=test_images)
     verdict = verify(pruned, optimized, data=[images])
     logits = {path: runtime.run(runtime.session(path), images)[0] for path in paths}
     before, after = logits[pruned], logits[optimized]
@@ -157,7 +161,7 @@ def tell(
     measured = bench(*paths, threads=1, shapes=_EXAMPLE, seconds=bench_seconds, seed=seed)
     latency = [row.median_ms for row in measured.rows]
     stages = [
-        _stage(path, milliseconds, float((answers[path] == digits.test_labels).mean()))
+        _stage(path, milliseconds, float((answers[path] == test_labels).mean()))
         for path, milliseconds in zip(paths, latency, strict=True)
     ]
     say("measured in onnxruntime, in turns, one thread, one image")
@@ -188,28 +192,19 @@ def require() -> None:
 
 
 class _Fit:
-    """Trains with the loss in the progress label."""
+    """Trains, and takes the time."""
 
-    def __init__(self, digits: Digits, seed: int, progress: Callable[[str, int, int], None]) -> None:
+    def __init__(self, digits: Data, seed: int, progress: Callable[[str, int, int], None]) -> None:
         self._digits = digits
         self._seed = seed
         self._progress = progress
 
-    def __call__(self, net: object, label: str, epochs: int, rate: float) -> float:
+    def __call__(self, net: ResNetDigits, label: str, epochs: int, rate: float) -> float:
         """Returns the seconds it took."""
-        from graphopt.models.resnet_digits import module, train
+        from graphopt.models.resnet_digits.train import train
 
-        assert isinstance(net, module.ResNetDigits)
         start = time.perf_counter()
-        train.train(
-            net,
-            self._digits.train_images,
-            self._digits.train_labels,
-            epochs=epochs,
-            rate=rate,
-            seed=self._seed,
-            step=lambda done, total, loss: self._progress(f"{label}, loss {loss:.3f}", done, total),
-        )
+        train(net, self._digits, epochs=epochs, rate=rate, seed=self._seed, progress=self._progress, label=label)
         return time.perf_counter() - start
 
 

@@ -1,79 +1,50 @@
-"""Training and pruning, the way a user of `torch.nn.utils.prune` does it."""
+"""Training, and pruning in the way a user of ``torch.nn.utils.prune`` does it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from graphopt.models.resnet_digits.family import FAMILY
 from graphopt.models.resnet_digits.module import Block, ResNetDigits
-
-Step = Callable[[int, int, float], None]
-"""Called after each step: how many are done, how many there are, the loss."""
+from graphopt.train.data import Data
+from graphopt.train.settings import Settings
+from graphopt.train.trainer import Progress, Trainer, quiet
 
 
 def train(
     net: nn.Module,
-    images: np.ndarray,
-    labels: np.ndarray,
+    data: Data,
     *,
     epochs: int,
     rate: float = 2e-3,
-    batch: int = 64,
     seed: int = 0,
-    step: Step = lambda done, total, loss: None,
-) -> None:
-    """Trains in place with Adam and a one-cycle rate, and leaves the net in eval mode.
+    progress: Progress = quiet,
+    label: str = "training",
+) -> float:
+    """Train in place with Adam and a one-cycle rate, and leave the net in eval mode; returns the last epoch's loss.
 
     One thread: the same sums in the same order on every machine, and no threads that wait for each other on a busy one.
-    Masks of `torch.nn.utils.prune` are held by construction: the weight is `weight_orig * weight_mask` at every step,
-    so that the gradient never reaches a masked weight. Args as `graphopt.models.resnet_digits.data` gives them.
+    Masks of ``torch.nn.utils.prune`` are held by construction: the weight is ``weight_orig * weight_mask`` at every
+    step, so that the gradient never reaches a masked weight.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        _train(net, images, labels, epochs, rate, batch, seed, step)
+        trainer = Trainer(net, data, FAMILY.task, seed=seed, device="cpu", progress=progress)
+        return trainer.fit(Settings(epochs=epochs, rate=rate), label=label)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(
-    net: nn.Module,
-    images: np.ndarray,
-    labels: np.ndarray,
-    epochs: int,
-    rate: float,
-    batch: int,
-    seed: int,
-    step: Step,
-) -> None:
-    order = torch.Generator().manual_seed(seed)
-    inputs, targets = torch.from_numpy(images), torch.from_numpy(labels)
-    steps = epochs * -(-len(inputs) // batch)
-    optimizer = torch.optim.Adam(net.parameters(), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
-    net.train()
-    done = 0
-    for _ in range(epochs):
-        for chosen in torch.randperm(len(inputs), generator=order).split(batch):
-            loss = nn.functional.cross_entropy(net(inputs[chosen]), targets[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            done += 1
-            step(done, steps, loss.item())
-    net.eval()
-
-
 def prune_filters(net: ResNetDigits, amount: float = 0.5) -> None:
-    """Masks the `amount` of filters with the least L1 norm, in every convolution by itself, in place.
+    """Mask the ``amount`` of filters with the least L1 norm, in every convolution by itself, in place.
 
     A filter takes its batch-norm scale and shift with it, as they would otherwise put a constant where the filter was.
-    The masks stay in the net as `weight_mask` buffers: that is the simulation which graphopt removes.
+    The masks stay in the net as ``weight_mask`` buffers: that is the simulation which graphopt removes.
     """
     for conv, norm in filters(net):
         prune.ln_structured(conv, "weight", amount=amount, n=1, dim=0)
@@ -83,7 +54,7 @@ def prune_filters(net: ResNetDigits, amount: float = 0.5) -> None:
 
 
 def filters(net: ResNetDigits) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Every convolution with the batch-norm behind it."""
+    """Yield every convolution with the batch-norm behind it."""
     yield net.stem, net.bn
     for block in net.blocks:
         assert isinstance(block, Block)
@@ -93,10 +64,3 @@ def filters(net: ResNetDigits) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
             conv, norm = block.shortcut
             assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
             yield conv, norm
-
-
-@torch.no_grad()
-def accuracy(net: nn.Module, images: np.ndarray, labels: np.ndarray) -> float:
-    """The share of images whose largest logit is their label."""
-    predicted = net(torch.from_numpy(images)).argmax(dim=1).numpy()
-    return float((predicted == labels).mean())

@@ -41,7 +41,8 @@ import torch
 import graphopt
 from graphopt import model as models
 from graphopt import runtime
-from graphopt.models.resnet_digits import data, module, train
+from graphopt.models.data import digits as digit_images
+from graphopt.models.resnet_digits import module, train
 from tests.bench import quantizers
 from tests.bench.table import head, row
 from tests.nets import cifar, resnet
@@ -286,14 +287,15 @@ def subjects(names: list[str], images: int, calibrate: int) -> Iterator[Subject]
 
 def digits(name: str, calibrate: int) -> Subject:
     """Train the digits net, as ``graphopt demo`` does."""
-    known = data.load()
+    known = digit_images.load()
     net = module.new()
-    train.train(net, known.train_images, known.train_labels, epochs=8)
+    train.train(net, known, epochs=8)
     if name == "digits-pruned":
         train.prune_filters(net)
-        train.train(net, known.train_images, known.train_labels, epochs=6)
-    chosen = [known.train_images[i : i + 32] for i in range(0, calibrate, 32)]
-    return complete(name, plain(net), chosen, [(known.test_images, known.test_labels)])
+        train.train(net, known, epochs=6)
+    images = known.train.inputs.numpy()
+    chosen = [images[i : i + 32] for i in range(0, calibrate, 32)]
+    return complete(name, plain(net), chosen, [(known.test.inputs.numpy(), known.test.targets.numpy())])
 
 
 def plain(net: torch.nn.Module) -> ir.Model:
