@@ -2,8 +2,7 @@
 
 #pragma once
 
-#include <vector>
-
+#include "int8_ports.h"
 #include "int8_window.h"
 #include "kernel.h"
 
@@ -16,19 +15,13 @@ void infer(Inference& inference) {
   inference.output(0, int8::Window(inference).output(x, w));
 }
 
-std::vector<Port> ports(OrtMemType constants) {
-  return {{kInt8}, {kInt8, kRequired, constants}, {kFloat, kRequired, constants}, {kInt32, kRequired, constants}};
-}
-
-// `constants`: the memory that the weights, scales and biases lie in.
+// `constants`: the memory that weights, scales and biases lie in.
 Operator describe(const char* provider, Maker create, OrtMemType constants = kMemDefault) {
-  return {"Int8Conv", provider, ports(constants), {{kInt8}}, create, infer};
+  return {"Int8Conv", provider, int8::ports(constants, false), {{kInt8}}, create, infer};
 }
 
 Operator describe_add(const char* provider, Maker create, OrtMemType constants = kMemDefault) {
-  std::vector<Port> inputs = ports(constants);
-  inputs.push_back({kInt8});
-  return {"Int8ConvAdd", provider, inputs, {{kInt8}}, create, infer};
+  return {"Int8ConvAdd", provider, int8::ports(constants, true), {{kInt8}}, create, infer};
 }
 
 }  // namespace

@@ -2,8 +2,7 @@
 
 #pragma once
 
-#include <vector>
-
+#include "int8_ports.h"
 #include "kernel.h"
 
 namespace graphopt {
@@ -18,19 +17,13 @@ void infer(Inference& inference) {
   inference.output(0, out);
 }
 
-std::vector<Port> ports(OrtMemType constants) {
-  return {{kInt8}, {kInt8, kRequired, constants}, {kFloat, kRequired, constants}, {kInt32, kRequired, constants}};
-}
-
-// `constants`: the memory that the weights, scales and biases lie in.
+// `constants`: the memory that weights, scales and biases lie in.
 Operator describe(const char* provider, Maker create, OrtMemType constants = kMemDefault) {
-  return {"Int8Gemm", provider, ports(constants), {{kInt8}}, create, infer};
+  return {"Int8Gemm", provider, int8::ports(constants, false), {{kInt8}}, create, infer};
 }
 
 Operator describe_add(const char* provider, Maker create, OrtMemType constants = kMemDefault) {
-  std::vector<Port> inputs = ports(constants);
-  inputs.push_back({kInt8});
-  return {"Int8GemmAdd", provider, inputs, {{kInt8}}, create, infer};
+  return {"Int8GemmAdd", provider, int8::ports(constants, true), {{kInt8}}, create, infer};
 }
 
 }  // namespace

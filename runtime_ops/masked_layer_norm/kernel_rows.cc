@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "cpu.h"
-#include "half.h"
 #include "rows.h"
 
 #if defined(GRAPHOPT_X86)
@@ -28,22 +27,6 @@ void normalize(const float* x, int64_t size, const Rest& rest, const float* scal
   for (float part : parts) squares += part;
   const float inverse = 1 / std::sqrt(rest.variance(squares, mean, count) + rest.epsilon);
   for (int64_t i = 0; i < size; ++i) y[i] = (x[i] - mean) * inverse * scale[i] + bias[i];
-}
-
-void from_half(const uint16_t* x, int64_t count, float* y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = to_float(Half{x[i]});
-}
-
-void to_half(const float* x, int64_t count, uint16_t* y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = graphopt::to_half(x[i]).bits;
-}
-
-void from_bfloat16(const uint16_t* x, int64_t count, float* y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = to_float(Bfloat16{x[i]});
-}
-
-void to_bfloat16(const float* x, int64_t count, uint16_t* y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = graphopt::to_bfloat16(x[i]).bits;
 }
 
 #if defined(GRAPHOPT_X86)
@@ -105,32 +88,6 @@ GRAPHOPT_AVX2 void normalize_avx2(const float* x, int64_t size, const Rest& rest
   }
 }
 
-GRAPHOPT_AVX2 void from_half_avx2(const uint16_t* x, int64_t count, float* y) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
-  }
-  from_half(x + i, count - i, y + i);
-}
-
-GRAPHOPT_AVX2 void to_half_avx2(const float* x, int64_t count, uint16_t* y) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), halves);
-  }
-  to_half(x + i, count - i, y + i);
-}
-
-// The compiler makes vectors of these.
-GRAPHOPT_AVX2 void from_bfloat16_avx2(const uint16_t* x, int64_t count, float* y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = to_float(Bfloat16{x[i]});
-}
-
-GRAPHOPT_AVX2 void to_bfloat16_avx2(const float* x, int64_t count, uint16_t* y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = graphopt::to_bfloat16(x[i]).bits;
-}
-
 GRAPHOPT_AVX512 inline __m512 loaded(const float* x, int64_t left) {
   if (left >= 16) return _mm512_loadu_ps(x);
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << left) - 1), x);
@@ -182,25 +139,13 @@ GRAPHOPT_AVX512 void normalize_avx512(const float* x, int64_t size, const Rest& 
 
 }  // namespace
 
-const Kernels& portable() {
-  static const Kernels kernels{normalize, from_half, to_half, from_bfloat16, to_bfloat16};
-  return kernels;
-}
-
+Normalize normalize_for_this_processor() {
 #if defined(GRAPHOPT_X86)
-const Kernels& avx2() {
-  static const Kernels kernels{normalize_avx2, from_half_avx2, to_half_avx2, from_bfloat16_avx2, to_bfloat16_avx2};
-  return kernels;
-}
-
-const Kernels& avx512() {
-  static const Kernels kernels{normalize_avx512, from_half_avx2, to_half_avx2, from_bfloat16_avx2, to_bfloat16_avx2};
-  return kernels;
-}
-#else
-const Kernels& avx2() { return portable(); }
-const Kernels& avx512() { return portable(); }
+  if (cpu() >= Cpu::kAvx512) return normalize_avx512;
+  if (cpu() >= Cpu::kAvx2) return normalize_avx2;
 #endif
+  return normalize;
+}
 
 }  // namespace norm
 }  // namespace graphopt

@@ -1,4 +1,4 @@
-// The inner loops of MaskedLayerNorm: rows of floats, and halves made into floats and back.
+// The inner loops of MaskedLayerNorm: rows of floats.
 
 #pragma once
 
@@ -21,18 +21,10 @@ struct Rest {
   }
 };
 
-struct Kernels {
-  // y may be x.
-  void (*normalize)(const float* x, int64_t size, const Rest& rest, const float* scale, const float* bias, float* y);
-  void (*from_half)(const uint16_t* x, int64_t count, float* y);
-  void (*to_half)(const float* x, int64_t count, uint16_t* y);
-  void (*from_bfloat16)(const uint16_t* x, int64_t count, float* y);
-  void (*to_bfloat16)(const float* x, int64_t count, uint16_t* y);
-};
+// A row; y may be x.
+using Normalize = void (*)(const float* x, int64_t size, const Rest& rest, const float* scale, const float* bias, float* y);
 
-const Kernels& portable();
-const Kernels& avx2();
-const Kernels& avx512();
+Normalize normalize_for_this_processor();
 
 }  // namespace norm
 }  // namespace graphopt
