@@ -1,5 +1,6 @@
 // GatherGemmScatter on the CPU: a few rows of x at a time, whose columns are gathered into a small tile that stays in
-// the cache, times each block's weights, added to where they belong. Weights are packed when the kernel is made.
+// the cache, times each block's weights, added to where they belong. Weights are packed when the kernel is made. All is
+// computed in float32: sums for results of 16 bits are kept beside them, and rounded once.
 
 #include <algorithm>
 #include <cstring>
@@ -7,6 +8,7 @@
 #include "blocks.h"
 #include "product.h"
 #include "schema.h"
+#include "widen.h"
 
 namespace graphopt {
 namespace {
@@ -30,7 +32,7 @@ bool side_by_side(const int32_t* first, int64_t count) {
   return true;
 }
 
-Packed pack(const Block& block, const Tensor& weights, int64_t b, const Blocks& all) {
+Packed pack(const Block& block, const float* weights, int64_t b, const Blocks& all) {
   Packed packed;
   packed.columns.assign(block.columns.begin(), block.columns.end());
   packed.rows.assign(block.rows.begin(), block.rows.end());
@@ -45,7 +47,7 @@ Packed pack(const Block& block, const Tensor& weights, int64_t b, const Blocks& 
       for (int64_t n = 0; n < there; ++n) {
         const auto row = block.from_row[static_cast<size_t>(p * kPanel + n)];
         packed.weights[static_cast<size_t>((p * packed.depth() + k) * kPanel + n)] =
-            weights.as<float>()[(b * all.depth + column) * all.width + row];
+            weights[(b * all.depth + column) * all.width + row];
       }
     }
   }
@@ -59,8 +61,15 @@ class GatherGemmScatter : public Kernel {
     require(columns.present() && rows.present() && weights.present(),
             "columns, rows and weights must be initializers: they are packed when the model is loaded");
     about_ = read_blocks(columns, rows, weights);
+    std::vector<float> wide;
+    const float* numbers = weights.as<float>();
+    if (weights.type != kFloat) {
+      wide.resize(static_cast<size_t>(weights.count()));
+      widening(weights.type).widen(weights.as<uint16_t>(), weights.count(), wide.data());
+      numbers = wide.data();
+    }
     for (size_t b = 0; b < about_.blocks.size(); ++b) {
-      packed_.push_back(pack(about_.blocks[b], weights, static_cast<int64_t>(b), about_));
+      packed_.push_back(pack(about_.blocks[b], numbers, static_cast<int64_t>(b), about_));
       work_ += packed_.back().depth() * packed_.back().panels() * kPanel;
     }
   }
@@ -72,8 +81,22 @@ class GatherGemmScatter : public Kernel {
     const Tensor out = call.output(0, shape);
     const int64_t depth = x.shape.back(), width = shape.back(), count = width == 0 ? 0 : out.count() / width;
     if (count == 0) return;
-    const One one{x.as<float>(), y.as<float>(), floor.present() ? floor.as<float>() : nullptr, out.to<float>(), depth,
-                  width, y.rank() == 1 && shape.size() != 1 ? 0 : width, product_for_this_processor()};
+    One one{x.data, y.data, out.data, nullptr, nullptr, depth, width, y.rank() == 1 && shape.size() != 1 ? 0 : width,
+            product_for_this_processor()};
+    Widening halves{};
+    float least = 0;
+    if (x.type != kFloat) {
+      halves = widening(x.type);
+      one.halves = &halves;
+    }
+    if (floor.present()) {
+      if (one.halves != nullptr) {
+        halves.widen(floor.as<uint16_t>(), 1, &least);
+      } else {
+        least = *floor.as<float>();
+      }
+      one.floor = &least;
+    }
     // Parts are whole tiles, and several, for each part reads all weights.
     const int64_t high = one.product.rows, tiles = (count + high - 1) / high;
     const int64_t grain = std::max(kTiles, kPart / std::max<int64_t>(1, (work_ + width) * high));
@@ -84,7 +107,7 @@ class GatherGemmScatter : public Kernel {
       return;
     }
     // Few rows of x: the blocks are shared out instead, in parts of several panels; no two add to the same place.
-    begin(one, 0, count);
+    const Lines lines = begin(one, 0, count);
     std::vector<Part> parts;
     for (const Packed& block : packed_) {
       for (int64_t p = 0; p < block.panels(); p += kShare) parts.push_back({&block, p, std::min(kShare, block.panels() - p)});
@@ -93,10 +116,10 @@ class GatherGemmScatter : public Kernel {
     call.parallel(static_cast<int64_t>(parts.size()), each, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const Part& part = parts[static_cast<size_t>(i)];
-        block(one, *part.block, part.panel, part.panels, 0, count);
+        block(one, *part.block, part.panel, part.panels, lines);
       }
     });
-    end(one, 0, count);
+    end(one, lines);
   }
 
  private:
@@ -104,10 +127,18 @@ class GatherGemmScatter : public Kernel {
   static constexpr int64_t kTiles = 8;
 
   struct One {
-    const float *x, *y, *floor;
-    float* out;
+    const void *x, *y;
+    void* out;
+    const float* floor;      // null where there is none
+    const Widening* halves;  // null where the numbers are floats already
     int64_t depth, width, y_step;
     Product product;
+  };
+
+  // Rows [first, last) of x, and what is added up for them, [last - first, width]: the result, or floats beside it.
+  struct Lines {
+    int64_t first, last;
+    float* sums;
   };
 
   struct Part {
@@ -120,26 +151,42 @@ class GatherGemmScatter : public Kernel {
     const int64_t step = std::max<int64_t>(one.product.rows, kTile / std::max<int64_t>(1, one.width) / one.product.rows * one.product.rows);
     for (int64_t at = first; at < last; at += step) {
       const int64_t until = std::min(last, at + step);
-      begin(one, at, until);
-      for (const Packed& packed : packed_) block(one, packed, 0, packed.panels(), at, until);
-      end(one, at, until);
+      const Lines lines = begin(one, at, until);
+      for (const Packed& packed : packed_) block(one, packed, 0, packed.panels(), lines);
+      end(one, lines);
     }
   }
 
-  static void begin(const One& one, int64_t first, int64_t last) {
-    if (one.out == one.y) return;
-    for (int64_t m = first; m < last; ++m) {
-      std::memcpy(one.out + m * one.width, one.y + m * one.y_step, static_cast<size_t>(one.width) * sizeof(float));
+  static Lines begin(const One& one, int64_t first, int64_t last) {
+    if (one.halves == nullptr) {
+      float* sums = static_cast<float*>(one.out) + first * one.width;
+      const auto* y = static_cast<const float*>(one.y) + first * one.y_step;
+      for (int64_t i = 0; one.out != one.y && i < last - first; ++i) {
+        std::memcpy(sums + i * one.width, y + i * one.y_step, static_cast<size_t>(one.width) * sizeof(float));
+      }
+      return {first, last, sums};
     }
+    static thread_local std::vector<float> kept;  // of the thread that begins; others may add to it meanwhile
+    const int64_t count = (last - first) * one.width;
+    if (static_cast<int64_t>(kept.size()) < count) kept.resize(static_cast<size_t>(count));
+    const auto* y = static_cast<const uint16_t*>(one.y) + first * one.y_step;
+    one.halves->widen(y, one.y_step == 0 ? one.width : count, kept.data());
+    for (int64_t at = one.width; one.y_step == 0 && at < count; at += one.width) {
+      std::copy_n(kept.data(), one.width, kept.data() + at);
+    }
+    return {first, last, kept.data()};
   }
 
-  static void end(const One& one, int64_t first, int64_t last) {
-    if (one.floor != nullptr) one.product.lift(one.out + first * one.width, *one.floor, (last - first) * one.width);
+  static void end(const One& one, const Lines& lines) {
+    const int64_t count = (lines.last - lines.first) * one.width;
+    if (one.floor != nullptr) one.product.lift(lines.sums, *one.floor, count);
+    if (one.halves == nullptr) return;
+    one.halves->narrow(lines.sums, count, static_cast<uint16_t*>(one.out) + lines.first * one.width);
   }
 
-  // Panels [panel, panel + panels) of a block for rows [first, last) of x.
-  static void block(const One& one, const Packed& packed, int64_t panel, int64_t panels, int64_t first, int64_t last) {
-    const int64_t depth = packed.depth();
+  // Panels [panel, panel + panels) of a block.
+  static void block(const One& one, const Packed& packed, int64_t panel, int64_t panels, const Lines& lines) {
+    const int64_t depth = packed.depth(), first = lines.first, last = lines.last;
     if (depth == 0 || panels == 0) return;
     const int64_t high = one.product.rows;
     const int64_t step = std::max(high, kTile / depth / high * high);
@@ -163,7 +210,7 @@ class GatherGemmScatter : public Kernel {
           float sums[kMostSums];
           product.run(gathered.data() + (m - at) * depth, rows, packed.weights.data() + p * depth * kPanel, across, depth,
                       sums);
-          scatter(one, packed, p, across, m, rows, sums);
+          scatter(one, packed, p, across, rows, sums, lines.sums + (m - first) * one.width);
         }
         p += across;
       }
@@ -172,9 +219,18 @@ class GatherGemmScatter : public Kernel {
 
   // to[k, i] = x[m + i, columns[k]]
   static void gather(const One& one, const Packed& packed, int64_t m, int64_t rows, float* to) {
+    if (one.halves == nullptr) return turn<float>(one, packed, m, rows, to);
+    thread_local std::vector<uint16_t> turned;
+    turned.resize(static_cast<size_t>(packed.depth() * one.product.rows));
+    turn<uint16_t>(one, packed, m, rows, turned.data());
+    one.halves->widen(turned.data(), packed.depth() * one.product.rows, to);
+  }
+
+  template <class T>
+  static void turn(const One& one, const Packed& packed, int64_t m, int64_t rows, T* to) {
     const int64_t depth = packed.depth(), high = one.product.rows;
     for (int64_t i = 0; i < rows; ++i) {
-      const float* x = one.x + (m + i) * one.depth;
+      const T* x = static_cast<const T*>(one.x) + (m + i) * one.depth;
       if (packed.run) {
         x += packed.columns[0];
         for (int64_t k = 0; k < depth; ++k) to[k * high + i] = x[k];
@@ -185,14 +241,14 @@ class GatherGemmScatter : public Kernel {
     }
   }
 
-  static void scatter(const One& one, const Packed& packed, int64_t p, int64_t across, int64_t m, int64_t rows,
-                      const float* sums) {
+  static void scatter(const One& one, const Packed& packed, int64_t p, int64_t across, int64_t rows, const float* sums,
+                      float* to) {
     const auto width = static_cast<int64_t>(packed.rows.size());
     for (int64_t q = 0; q < across; ++q) {
       const int64_t start = (p + q) * kPanel, there = std::min<int64_t>(kPanel, width - start);
       const int32_t* place = packed.rows.data() + start;
       const float* sum = sums + q * kPanel;
-      float* out = one.out + m * one.width;
+      float* out = to;
       if (packed.together[static_cast<size_t>(p + q)]) {
         one.product.add(out + place[0], one.width, sum, across * kPanel, rows, there);
         continue;
@@ -209,6 +265,8 @@ class GatherGemmScatter : public Kernel {
 };
 
 const Register of_float(describe(kCpu, kFloat, make<GatherGemmScatter>));
+const Register of_float16(describe(kCpu, kFloat16, make<GatherGemmScatter>));
+const Register of_bfloat16(describe(kCpu, kBfloat16, make<GatherGemmScatter>));
 
 }  // namespace
 }  // namespace graphopt
