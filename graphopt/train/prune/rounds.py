@@ -1,0 +1,295 @@
+"""Rounds of scoring, zeroing and re-training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from graphopt.errors import UsageError
+from graphopt.train import distributed
+from graphopt.train.data import Samples, Split
+from graphopt.train.family import Family
+from graphopt.train.hooks import Held, Hook
+from graphopt.train.prune.groups import Group
+from graphopt.train.prune.layers import Layer, excluded, layers, outputs_axis
+from graphopt.train.prune.scores import Scores, score
+from graphopt.train.prune.scores.surgery import Surgery
+from graphopt.train.prune.selection import merged, select
+from graphopt.train.prune.settings import PruneSettings
+from graphopt.train.prune.structures import Blocks, Masks, Pool, Runs, Single, Together
+from graphopt.train.schedules import cubic
+from graphopt.train.trainer import Trainer
+
+_BATCH = 64
+"""Samples a batch while scores are computed."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did.
+
+    Attributes:
+        number: From 1.
+        aim: Share of the units that it was to leave at zero.
+        sparsity: Share of the weights of linear layers and convolutions that are held at zero.
+        zeroed: The task's figure on the test samples after zeroing, before re-training; nan for surgery, which does
+            both at once.
+        loss: Mean loss of the last epoch of re-training; nan if there was none.
+        retrained: The figure after re-training.
+    """
+
+    number: int
+    aim: float
+    sparsity: float
+    zeroed: float
+    loss: float
+    retrained: float
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A net that was pruned.
+
+    Attributes:
+        masks: By parameter name, bool of its shape, on the CPU: True where it is zero.
+        history: One row a round.
+        before: The task's figure before the first round.
+    """
+
+    masks: Masks
+    history: tuple[Round, ...]
+    before: float
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights of linear layers and convolutions that are zero."""
+        return self.history[-1].sparsity
+
+    @property
+    def figure(self) -> float:
+        """The task's figure in the end."""
+        return self.history[-1].retrained
+
+
+def prune(trainer: Trainer, settings: PruneSettings, family: Family | None = None) -> Pruned:
+    """Prune the trainer's net, which is trained, in rounds, and leave its zeros in place.
+
+    Each round is a stage: scores from training data and loss, the least important to zero, the rest as it is, then
+    training with the zeros held. Zeros of a round are zeros of every later one.
+
+    Args:
+        trainer: Of a net that was trained. Its hooks ``held``, ``pruned`` and ``surgery`` are this function's.
+        settings: How it is pruned.
+        family: Gives example inputs, from which is found what can only be removed together; not needed for single
+            weights, blocks and n:m.
+
+    Returns:
+        Masks and history. ``attach`` makes the masks visible to the exporter.
+
+    Raises:
+        UsageError: There is nothing to prune: no layer is left, or no unit of this structure is found.
+        GraphoptError: A score or the loss is not finite; or the checkpoint is of another training.
+    """
+    held, record = Held(trainer.net), _Record()
+    trainer.add("held", held)
+    trainer.add("pruned", record)
+    pruning = _Surgery(trainer, settings) if settings.score == "surgery" else _Rounds(trainer, settings, family)
+    pruning.run(held, record)
+    masks = {name: mask.cpu() for name, mask in held.masks.items()}
+    return Pruned(masks, tuple(Round(**row) for row in record.rows), record.before)
+
+
+class _Record(Hook):
+    """What was measured, in the checkpoint."""
+
+    def __init__(self) -> None:
+        self.before = math.nan
+        self.rows: list[dict[str, Any]] = []
+
+    def zeroed(self, row: Round) -> None:
+        self.rows.append(asdict(row))
+
+    def retrained(self, loss: float, figure: float) -> None:
+        self.rows[-1] |= {"loss": loss, "retrained": figure}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return rows."""
+        return {"before": self.before, "rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take rows."""
+        self.before, self.rows = state["before"], [dict(row) for row in state["rows"]]
+
+
+class _Rounds:
+    """Score, select, zero, re-train."""
+
+    def __init__(self, trainer: Trainer, settings: PruneSettings, family: Family | None) -> None:
+        self._trainer, self._settings = trainer, settings
+        self._layers = prunable(trainer.net, settings)
+        self._choose = _chooser(trainer.net, self._layers, settings, family)
+
+    def run(self, held: Held, record: _Record) -> None:
+        rounds = self._settings.rounds
+        for number in range(1, rounds + 1):
+            self._trainer.stage(f"round {number} of {rounds}", self._body(number, held, record))
+
+    def _body(self, number: int, held: Held, record: _Record) -> Callable[[bool], None]:
+        trainer, settings = self._trainer, self._settings
+        share = cubic(0.0, 1.0, number / settings.rounds)
+
+        def body(fresh: bool) -> None:
+            if fresh:
+                if number == 1:
+                    record.before = trainer.evaluate()
+                masks = self._choose(self._scores(number), held.masks, share)
+                for name, mask in distributed.told(masks).items():
+                    held.hold(name, mask, 0.0)
+                sparsity = held_share(held.masks, self._layers)
+                record.zeroed(Round(number, self._aim(share), sparsity, trainer.evaluate(), math.nan, math.nan))
+            loss = trainer.fit(settings.retrain, label=f"{record.rows[-1]['sparsity']:.0%} pruned")
+            record.retrained(loss, trainer.evaluate())
+
+        return body
+
+    def _aim(self, share: float) -> float:
+        settings = self._settings
+        return share * (1 - settings.n / settings.m if settings.structure == "n:m" else settings.amount)
+
+    def _scores(self, number: int) -> Scores:
+        trainer, settings = self._trainer, self._settings
+        some = drawn(trainer.data.train, settings.samples, trainer.seed + number)
+        return score(
+            settings.score,
+            trainer.net,
+            trainer.batches(some, size=_BATCH),
+            lambda net, x, y: trainer.task.loss(trainer.task.outputs(net, x), y),
+            exclude=settings.exclude,
+            curvature=settings.curvature,
+        )
+
+
+class _Surgery:
+    """One stage in which weights are pruned and spliced, as long as all rounds of the others together."""
+
+    def __init__(self, trainer: Trainer, settings: PruneSettings) -> None:
+        self._trainer, self._settings = trainer, settings
+        self._layers = prunable(trainer.net, settings)
+        self._hook = Surgery(trainer.net, list(self._layers), settings.amount, settings.scope)
+        trainer.add("surgery", self._hook)
+
+    def run(self, held: Held, record: _Record) -> None:
+        trainer, settings = self._trainer, self._settings
+        one = settings.retrain
+        whole = replace(one, epochs=one.epochs * settings.rounds, steps=one.steps * settings.rounds)
+
+        def body(fresh: bool) -> None:
+            if fresh:
+                record.before = trainer.evaluate()
+                self._hook.begin()
+            loss = trainer.fit(whole, label="pruning and splicing")
+            for name, mask in self._hook.end().items():
+                held.hold(name, mask, 0.0)
+            sparsity = held_share(held.masks, self._layers)
+            record.zeroed(Round(1, settings.amount, sparsity, math.nan, loss, trainer.evaluate()))
+
+        trainer.stage("surgery", body)
+
+
+def prunable(net: nn.Module, settings: PruneSettings) -> dict[str, list[Layer]]:
+    """Return the weights that may be pruned, with their layers.
+
+    Raises:
+        UsageError: There is none.
+    """
+    found = layers(net, settings.exclude)
+    if not found:
+        raise UsageError(
+            "there is no weight to prune", type(net).__name__, "prune a net with linear layers or convolutions"
+        )
+    return found
+
+
+def drawn(samples: Samples, number: int, seed: int) -> Samples:
+    """Return so many of the samples, each at most once, the same ones for the same seed; all of them if fewer."""
+    indices = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:number].tolist()
+    return Split(*samples.__getitems__(indices)) if isinstance(samples, Split) else Subset(samples, indices)  # type: ignore[arg-type]
+
+
+def held_share(held: Mapping[str, Tensor], scored: Mapping[str, Sequence[Layer]]) -> float:
+    """Return which share of the weights of these layers is held."""
+    total = sum(users[0].weight.numel() for users in scored.values())
+    return sum(int(held[name].sum()) for name in scored if name in held) / total
+
+
+Chooser = Callable[[Scores, Mapping[str, Tensor], float], Masks]
+"""From scores, what is held and the share of the way that is behind us to the masks of this round."""
+
+
+def _chooser(
+    net: nn.Module, scored: Mapping[str, Sequence[Layer]], settings: PruneSettings, family: Family | None
+) -> Chooser:
+    if settings.structure == "n:m":
+        runs = list(_runs(scored, settings))
+        return lambda scores, held, share: merged([one.select(scores, held, share) for one in runs])
+    pools = list(_pools(net, scored, settings, family))
+    return lambda scores, held, share: select(
+        pools, scores, held, share * settings.amount, settings.scope, normalise=settings.normalise
+    )
+
+
+def _runs(scored: Mapping[str, Sequence[Layer]], settings: PruneSettings) -> Iterator[Runs]:
+    for name, users in scored.items():
+        yield Runs(name, users[0].weight.shape, settings.n, settings.m, 1 - outputs_axis(users[0]))
+
+
+def _pools(
+    net: nn.Module, scored: Mapping[str, Sequence[Layer]], settings: PruneSettings, family: Family | None
+) -> Iterator[Pool]:
+    if not settings.grouped:
+        for name, users in scored.items():
+            shape = users[0].weight.shape
+            if settings.structure == "block":
+                yield Blocks(name, shape, *settings.block, transposed=outputs_axis(users[0]) == 1)
+            else:
+                yield Single(name, shape)
+        return
+    shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
+    yield from (Together(group, shapes) for group in _groups(net, settings, family))
+
+
+def _groups(net: nn.Module, settings: PruneSettings, family: Family | None) -> list[Group]:
+    """Return the groups that are to be pruned.
+
+    Raises:
+        UsageError: There is none, or no family to find them with.
+    """
+    from graphopt.train.prune import groups
+
+    if family is None:
+        raise UsageError(
+            f"structure '{settings.structure}' needs a family: its example inputs show what belongs together",
+            help="give one, or prune 'unstructured', 'block' or 'n:m'",
+        )
+    kinds = {"filter", "head", "hidden"} if settings.structure == "units" else {settings.structure}
+    if settings.stream:
+        kinds.add("stream")
+    found = groups.groups(net, family.example(net))
+    wanted = [one for one in found if one.kind in kinds and not _left_alone(one, settings.exclude)]
+    if not wanted:
+        there = ", ".join(sorted({one.kind for one in found})) or "none"
+        raise UsageError(
+            f"no group of kind {' or '.join(sorted(kinds))} is found", type(net).__name__, f"kinds that are: {there}"
+        )
+    return wanted
+
+
+def _left_alone(group: Group, exclude: Sequence[str]) -> bool:
+    names = [group.name, *(one.parameter for one in group.writes)]
+    return any(excluded(name, exclude) for name in names)
