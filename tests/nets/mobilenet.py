@@ -1,59 +1,12 @@
-"""A MobileNetV2-like net: expand, depthwise, project; ReLU6; residuals without activation."""
+"""The hand-narrowed twin of a MobileNetV2-like net: expand, depthwise, project; residuals without activation."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from graphopt.models.mobilenet.module import Inverted, MobileNet
 from tests.nets.cutting import Known, Spread, Unit, constants, cut, cut_linear
-
-
-class Inverted(nn.Module):
-    """1x1 expand, 3x3 depthwise, 1x1 project; a residual where the shapes agree."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, factor: int) -> None:
-        super().__init__()
-        wide = inputs * factor
-        self.expand, self.bn1 = nn.Conv2d(inputs, wide, 1, bias=False), nn.BatchNorm2d(wide)
-        self.filter, self.bn2 = nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide)
-        self.project, self.bn3 = nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x + project(filter(expand(x)))."""
-        y = nn.functional.relu6(self.bn1(self.expand(x)))
-        y = nn.functional.relu6(self.bn2(self.filter(y)))
-        y = self.bn3(self.project(y))
-        return x + y if self.residual else y
-
-
-class MobileNet(nn.Module):
-    """Stem, inverted residuals, 1x1 head, global average pool, classifier."""
-
-    def __init__(self, stem: int, plan: tuple[tuple[int, int, int], ...], factor: int, head: int) -> None:
-        """Builds it.
-
-        Args:
-            stem: channels of the stem.
-            plan: (channels, repeats, stride of the first) per stage.
-            factor: expansion.
-            head: channels of the head.
-        """
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem)
-        blocks, before = [], stem
-        for width, repeats, stride in plan:
-            for index in range(repeats):
-                blocks.append(Inverted(before, width, stride if index == 0 else 1, factor))
-                before = width
-        self.blocks = nn.Sequential(*blocks)
-        self.head, self.bn_head = nn.Conv2d(before, head, 1, bias=False), nn.BatchNorm2d(head)
-        self.linear = nn.Linear(head, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Takes (batch, 3, h, w) to logits."""
-        x = self.blocks(nn.functional.relu6(self.bn(self.conv(x))))
-        return self.linear(nn.functional.relu6(self.bn_head(self.head(x))).mean((2, 3)))
 
 
 class NarrowInverted(nn.Module):

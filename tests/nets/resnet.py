@@ -1,4 +1,4 @@
-"""CIFAR ResNets with option-A shortcuts, and a ResNet-18-like net with projections; both with a hand-narrowed twin."""
+"""CIFAR ResNets with option-A shortcuts, and a ResNet-18-like net with projections: their hand-narrowed twin."""
 
 from __future__ import annotations
 
@@ -8,77 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphopt.models.resnet_cifar.module import Block, ResNet
+from graphopt.models.resnet_cifar.weights import load
 from tests.nets.cutting import Known, Spread, Unit, constants, cut, cut_linear, places
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions; the shortcut is the identity, a strided slice with zero channels, or a projection."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, projection: bool) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.stride, self.extra = stride, (outputs - inputs) // 2
-        changes = stride != 1 or inputs != outputs
-        self.projection = (
-            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-            if projection and changes
-            else None
-        )
-
-    def shortcut(self, x: Tensor) -> Tensor:
-        """The side path."""
-        if self.projection is not None:
-            return self.projection(x)
-        if self.extra == 0 and self.stride == 1:
-            return x
-        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra, self.extra))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """relu(shortcut + branch)."""
-        y = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(self.shortcut(x) + self.bn2(self.conv2(y)))
-
-
-class ResNet(nn.Module):
-    """A 3x3 stem, stages of blocks, global average pool, linear classifier; names as in the published weights."""
-
-    def __init__(self, widths: tuple[int, ...], depth: int, projection: bool, classes: int = 10) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        before = widths[0]
-        for number, width in enumerate(widths, 1):
-            blocks = []
-            for index in range(depth):
-                blocks.append(Block(before, width, 2 if index == 0 and number > 1 else 1, projection))
-                before = width
-            setattr(self, f"layer{number}", nn.Sequential(*blocks))
-        self.stages = len(widths)
-        self.linear = nn.Linear(before, classes)
-
-    def stage(self, index: int) -> list[Block]:
-        """Blocks of one stage, counted from 0."""
-        return list(getattr(self, f"layer{index + 1}"))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Takes normalised images (batch, 3, h, w) to logits (batch, classes)."""
-        x = functional.relu(self.bn1(self.conv1(x)))
-        for index in range(self.stages):
-            x = getattr(self, f"layer{index + 1}")(x)
-        return self.linear(x.mean((2, 3)))
 
 
 def load_cifar(model: ResNet, path: Path) -> ResNet:
     """Loads published CIFAR-10 weights (safetensors) into a net of the same shape."""
-    from safetensors.torch import load_file
-
-    missing, unexpected = model.load_state_dict(load_file(path), strict=False)
-    wrong = [name for name in missing if not name.endswith("num_batches_tracked")]
-    assert not wrong and not unexpected, f"weights of another net: {wrong} {unexpected}"
-    return model.eval()
+    load(model, path)
+    return model
 
 
 class NarrowBlock(nn.Module):
