@@ -17,9 +17,9 @@ from graphopt.rewrite.operators import call, ready
 from graphopt.rewrite.unused import remove_unused
 
 TARGETS = ("cpu", "cuda")
-TYPES = (ir.DataType.FLOAT,)
-"""Types that the operator has kernels for everywhere: a library that has one for CUDA alone lets no session on the CPU
-load that type, not even as a function."""
+TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+"""Types that the operator has kernels for everywhere: a library that had one for CUDA alone would let no session on the
+CPU load that type, not even as a function."""
 
 
 @dataclass(frozen=True)

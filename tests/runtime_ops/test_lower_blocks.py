@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from graphopt import model as models
@@ -16,13 +18,14 @@ from graphopt.passes.lower.lower_blocks import LowerBlocks
 from graphopt.passes.shrink.split_blocks import SplitBlocks
 from graphopt.verify import Reference
 from tests.ops.net import Net
+from tests.runtime_ops import running
 
 SIZES = ((3, 4), (3, 5), (2, 4))
 """Columns and rows of the blocks."""
 
 
-def lowered(proto: onnx.ModelProto, target: str = "cpu", **options: bool) -> list[str]:
-    """Run the pass, prove the result equal with the function, and return what is left."""
+def run_pass(proto: onnx.ModelProto, target: str = "cpu", **options: bool) -> ir.Model:
+    """Return what the pass makes of a model."""
     model = models.load(proto)
     infer_shapes(model)
     context = Context(model, Constants(), target=target)
@@ -30,16 +33,42 @@ def lowered(proto: onnx.ModelProto, target: str = "cpu", **options: bool) -> lis
     item = LowerBlocks(**options)
     item.run(context)
     assert not item.run(context), "a second run finds nothing"
-    assert Reference(proto).compare(context.model).passed
-    return [node.op_type for node in context.model.graph]
+    return context.model
+
+
+def lowered(proto: onnx.ModelProto, target: str = "cpu", **options: bool) -> list[str]:
+    """Run the pass, prove the result equal with the function, and return what is left."""
+    model = run_pass(proto, target, **options)
+    assert Reference(proto).compare(model).passed
+    return [node.op_type for node in model.graph]
+
+
+def retyped(proto: onnx.ModelProto, kind: str) -> onnx.ModelProto:
+    """Return the model with every float as one of another type."""
+    model = ir.from_proto(proto)
+    data_type = ir.DataType[kind.upper()]
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.const_value.dtype.is_floating_point():
+            value.const_value = ir.tensor(value.const_value.numpy().astype(data_type.numpy()), name=value.name)
+            value.dtype = data_type
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.dtype = data_type
+    return ir.to_proto(model)
 
 
 def several(
-    net: Net, *, gathered: bool = True, behind: bool = True, op: str = "MatMul", rank: int = 2, shown: bool = False
+    net: Net,
+    *,
+    gathered: bool = True,
+    behind: bool = True,
+    op: str = "MatMul",
+    rank: int = 2,
+    first: str | None = "Neg",
 ) -> str:
-    """``Concat(x[C] A, x[D] B, …)`` between two other operators."""
+    """``Concat(x[C] A, x[D] B, …)`` of what ``first`` makes of an input."""
     columns, rows = (sum(pair[i] for pair in SIZES) for i in (0, 1))
-    x = net("Neg", net.input("x", "N", *[2] * (rank - 2), columns))
+    x = net.input("x", "N", *[2] * (rank - 2), columns)
+    x = x if first is None else net(first, x)
     order = net.rng.permutation(columns)
     at = np.cumsum([0, *(pair[0] for pair in SIZES)])
     if gathered:
@@ -88,6 +117,39 @@ def test_what_is_added_and_is_no_bias_stays() -> None:
     net = Net()
     y = net("Add", several(net), net.normal(1, 13))
     assert lowered(net.model(net("Abs", y))) == ["Neg", "GatherGemmScatter", "Add", "Abs"]
+
+
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_half_precision_too(kind: str, op: str) -> None:
+    """Every session takes the kernel, and what it adds up in float32 is rounded once."""
+    running.need_library()
+    net = Net()
+    y = net("Relu", net("Add", several(net, op=op, first=None), net.normal(13)))
+    proto = retyped(net.model(y), kind)
+    model = run_pass(proto)
+    assert [node.op_type for node in model.graph] == ["GatherGemmScatter"]
+    assert model.graph.outputs[0].dtype == ir.DataType[kind.upper()]
+    x = net.normal(5, 8).astype(ir.DataType[kind.upper()].numpy())
+    (found,) = running.run(model, {"x": x})
+    (expected,) = running.run(retyped(proto, "float"), {"x": x.astype(np.float32)})
+    assert found.dtype == x.dtype and expected.any()
+    # The two biases are one number in the node, which is rounded; so is the result.
+    unit = float(ml_dtypes.finfo(x.dtype).eps)
+    np.testing.assert_allclose(found.astype(np.float32), expected, rtol=unit, atol=2 * unit)
+
+
+def test_what_is_left_of_half_precision_is_proved() -> None:
+    net = Net()
+    proto = retyped(net.model(net("Abs", several(net))), "float16")
+    assert lowered(proto) == ["Neg", "GatherGemmScatter", "Abs"]
+
+
+def test_double_precision_stays() -> None:
+    """There is no kernel for it."""
+    net = Net()
+    proto = retyped(net.model(net("Abs", several(net))), "double")
+    assert "GatherGemmScatter" not in lowered(proto)
 
 
 def batched(net: Net, count: int, size: int, shared: bool = False) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +161,42 @@ def test_operators_and_their_kernels_agree() -> None:
     kernels = {(name, provider) for name, provider, _ in runtime_ops.kernels()} - {("Canary", "cpu")}
     with_cuda = any(provider == "cuda" for _, provider in kernels)
     assert kernels == {one for one in defined if one[1] == "cpu" or with_cuda}
+
+
+REGISTERED = re.compile(r"const Register \w+\((describe\w*)\((kCpu|kCuda), ((?:k\w+, )*)(?:make|create)<")
+
+
+def registered(folder: Path) -> list[tuple[str, str, str]]:
+    """Return operator, provider and types of each kernel that an operator's sources register, whatever was built."""
+    text = "".join((folder / name).read_text() for name in ("kernel.cc", "cuda.cc"))
+    found = REGISTERED.findall(text)
+    assert len(found) == text.count("const Register "), f"{folder.name}: a kernel is registered in another way"
+    return [(f"{folder.name}/{how}", provider[1:].lower(), types) for how, provider, types in found]
+
+
+def only_cuda(kernels: Collection[tuple[str, str, str]]) -> set[tuple[str, str]]:
+    """Return operators and types that have a kernel in the CUDA provider and none for the CPU."""
+    cpu, cuda = ({(name, types) for name, where, types in kernels if where == one} for one in ("cpu", "cuda"))
+    return cuda - cpu
+
+
+WITH_CUDA = sorted(path.parent for path in (ROOT / "runtime_ops").glob("*/cuda.cc"))
+
+
+@pytest.mark.parametrize("folder", WITH_CUDA, ids=lambda folder: folder.name)
+def test_a_type_with_a_cuda_kernel_has_one_for_the_cpu(folder: Path) -> None:
+    """Else a library with both lets no session on the CPU load that type, not even as a function."""
+    kernels = registered(folder)
+    assert {provider for _, provider, _ in kernels} == {"cpu", "cuda"}
+    assert not only_cuda(kernels)
+    name, _, types = next(one for one in kernels if one[1] == "cuda")
+    assert only_cuda(set(kernels) - {(name, "cpu", types)}) == {(name, types)}, "the near miss: one that is missing"
+
+
+def test_so_it_is_in_the_library() -> None:
+    """Bites where the library has CUDA kernels: make build-cuda."""
+    running.need_library()
+    assert not only_cuda(runtime_ops.kernels())
 
 
 @pytest.mark.parametrize("name", sorted(runtime_ops.operators()))
