@@ -26,7 +26,8 @@ class LowerBinary:
     """Call ``BinaryConv`` and ``BinaryGemm`` where a layer multiplies -1 and +1 by weights of one size a filter.
 
     1. What is -1 or +1 is the result of a ``Where`` between these two numbers, or ``2 b - 1`` of a condition; if the
-       condition is ``x > 0``, the operator reads ``x``.
+       condition is ``x > 0``, the operator reads ``x``; and what is in front of a function that keeps signs (a clip
+       around 0, Relu, PRelu, LeakyRelu, Tanh).
     2. A weight is ``s`` or ``-s`` in all places of an output channel: its bits are stored, and ``s`` scales the sum.
     3. Where the result is read by such a ``Where`` alone, and that by such layers alone, the layer compares its sum
        with a threshold and hands on int8. Sums are integers here; where they meet a threshold exactly, what the float
@@ -57,7 +58,8 @@ class LowerBinary:
     def _run(self, context: Context) -> bool:
         if context.target not in ("cpu", "cuda") or not context.runtime_operators:
             return False
-        layers = [layer for node in context.graph if (layer := self._layer(node, context.constants)) is not None]
+        through = context.assume_finite  # what a clip makes of NaN depends on who clips
+        layers = [layer for node in context.graph if (layer := self._layer(node, context.constants, through))]
         nodes = {layer.node for layer in layers}
         names = {KINDS[layer.node.op_type] for layer in layers}
         if not layers or not all(ready(context, name) and ready(context, name + "Sign") for name in names):
@@ -69,14 +71,14 @@ class LowerBinary:
         remove_unused(context.graph)
         return context.record({"binary": len(layers), "thresholds": compared})
 
-    def _layer(self, node: ir.Node, constants: Constants) -> _Layer | None:
+    def _layer(self, node: ir.Node, constants: Constants, through: bool) -> _Layer | None:
         """Return what is known of a layer that shall be lowered."""
         if node.op_type not in KINDS or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
             return None
         x, weight = node.inputs[:2]
         if x is None or weight is None or not is_constant(weight) or x.dtype != ir.DataType.FLOAT:
             return None
-        if not _fits(node, dims.rank(weight)) or self._source(x, constants) is None:
+        if not _fits(node, dims.rank(weight)) or self._source(x, constants, through) is None:
             return None
         array = constants.array(weight)
         if array is None or array.dtype != np.float32 or array.size == 0:
@@ -89,8 +91,11 @@ class LowerBinary:
         bias = _bias(node, constants, len(array))
         return None if bias is None else _Layer(node, array, scale[:, 0].copy(), bias)
 
-    def _source(self, value: ir.Value, constants: Constants) -> ir.Value | None:
-        """Return what has the signs of a value that is -1 or +1; None where it may be something else."""
+    def _source(self, value: ir.Value, constants: Constants, through: bool) -> ir.Value | None:
+        """Return what has the signs of a value that is -1 or +1; None where it may be something else.
+
+        ``through``: what functions that keep signs were computed from, too.
+        """
         node = value.producer()
         if node is None:
             return None
@@ -114,6 +119,8 @@ class LowerBinary:
         known = above is not None and zero is not None and above.dtype == ir.DataType.FLOAT
         if not known or _number(zero, constants, dims.rank(above)) != 0:
             return value
+        while through and above is not None and (node := above.producer()) is not None and _keeps(node, constants):
+            above = node.inputs[0]
         return above
 
     def _lower(self, layer: _Layer, lowered: set[ir.Node], edit: Edit, context: Context) -> bool:
@@ -121,7 +128,7 @@ class LowerBinary:
         node, constants = layer.node, context.constants
         x, weight = node.inputs[:2]
         assert x is not None and weight is not None
-        source = self._source(x, constants)
+        source = self._source(x, constants, context.assume_finite)
         assert source is not None
         name, base = KINDS[node.op_type], weight.name or "weight"
         attributes: dict[str, object] = {"k": layer.weight.shape[1]}
@@ -134,7 +141,7 @@ class LowerBinary:
                 "dilations": list(node.attributes.get_ints("dilations", [1, 1])),
                 "pads": [0] * 4 if valid else list(node.attributes.get_ints("pads", [0] * 4)),
             }
-        signs, result, array = self._signs(layer, lowered, constants), node.outputs[0], layer.weight
+        signs, result, array = self._signs(layer, lowered, context), node.outputs[0], layer.weight
         if signs is not None:
             assert isinstance(layer.bias, np.ndarray)
             limits, flipped = bits.thresholds(layer.scale, layer.bias)
@@ -160,19 +167,19 @@ class LowerBinary:
         edit.stand_in(result, new, list(result.uses()))
         return signs is not None
 
-    def _signs(self, layer: _Layer, lowered: set[ir.Node], constants: Constants) -> ir.Node | None:
+    def _signs(self, layer: _Layer, lowered: set[ir.Node], context: Context) -> ir.Node | None:
         """Return the node behind a layer that takes its sign, for layers that will be lowered alone."""
         if not isinstance(layer.bias, np.ndarray):
             return None
         result, found = layer.node.outputs[0], None
         value = result
-        for _ in range(4):  # a comparison; a Where, or a Cast and two steps to 2 b - 1
+        for _ in range(8):  # functions that keep signs; a comparison; a Where, or a Cast and two steps to 2 b - 1
             uses = list(value.uses())
             if value.is_graph_output() or len(uses) != 1 or uses[0].node.graph is not layer.node.graph:
                 return None
             found = uses[0].node
             value = found.outputs[0]
-            if self._source(value, constants) is result:
+            if self._source(value, context.constants, context.assume_finite) is result:
                 break
         else:
             return None
@@ -239,6 +246,30 @@ def _condition(node: ir.Node, constants: Constants) -> ir.Value | None:
 def _ascending(node: ir.Node, constants: Constants) -> bool:
     """Tell whether a true condition gives +1."""
     return node.op_type != "Where" or _number(node.inputs[1], constants, dims.rank(node.inputs[0])) == 1
+
+
+def _keeps(node: ir.Node, constants: Constants) -> bool:
+    """Tell whether a function of one number is above 0 where the number is, and nowhere else."""
+    if node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
+        return False
+    if node.op_type in ("Relu", "Tanh", "Identity"):
+        return True
+    if node.op_type == "LeakyRelu":
+        return node.attributes.get_float("alpha", 0.01) >= 0
+    if node.op_type == "PRelu":
+        slope = node.inputs[1]
+        array = constants.array(slope) if slope is not None and is_constant(slope) else None
+        return array is not None and bool((array >= 0).all())
+    if node.op_type != "Clip":
+        return False
+    limits = [node.attributes.get_float("min", -np.inf), node.attributes.get_float("max", np.inf)]
+    for position, value in enumerate(node.inputs[1:3]):
+        if value is not None:
+            limit = _number(value, constants, 0)
+            if limit is None:
+                return False
+            limits[position] = limit
+    return limits[0] <= 0 < limits[1]
 
 
 def _number(value: ir.Value | None, constants: Constants, rank: int | None) -> float | None:
