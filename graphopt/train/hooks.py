@@ -57,8 +57,9 @@ class Held(Hook):
             KeyError: No parameter has this name.
         """
         parameter = self._parameters[name]
+        where = where.to(parameter.device)
         before = self._masks.get(name, torch.zeros_like(where))
-        fresh = where.to(parameter.device) & ~before
+        fresh = where & ~before
         if value is not None:
             parameter.copy_(
                 torch.where(fresh, torch.as_tensor(value, dtype=parameter.dtype).to(parameter.device), parameter)

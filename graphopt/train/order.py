@@ -30,7 +30,7 @@ class Order(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         order = torch.randperm(self._samples, generator=self._generator)
-        seen = torch.arange(self._rank, len(self) * self._processes, self._processes) % max(1, self._samples)
+        seen = (torch.arange(len(self)) * self._processes + self._rank) % max(1, self._samples)
         return iter(order[seen].tolist())
 
 

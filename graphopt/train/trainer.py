@@ -190,7 +190,7 @@ class Trainer:
         watch = _Watch(self._progress, label, steps)
         for epoch in range(first, -(-steps // each) if each else 0):
             self.net.train()
-            seen = torch.zeros((), device=self.device)
+            seen = torch.zeros((), dtype=torch.float64, device=self.device)
             number = 0
             for step, batch in enumerate(loader(samples, settings.batch, order), epoch * each):
                 if step == steps:
@@ -199,7 +199,7 @@ class Trainer:
                 seen += here * len(batch[1])
                 number += len(batch[1])
                 watch(here, step + 1)
-            both = distributed.total(torch.stack([seen.double(), torch.tensor(number, device=self.device).double()]))
+            both = distributed.total(torch.stack([seen, torch.full_like(seen, number)]))
             mean = _finite(float(both[0] / both[1]), label)
             stage = self._entered[-1]
             self.history.append({"stage": stage, "epoch": epoch + 1, "loss": mean})
