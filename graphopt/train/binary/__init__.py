@@ -12,13 +12,14 @@
     layers.py      binary layers; float nets that get them
     form.py        families with a form of their own for binary layers
     binarize.py    trained, resumable, exported
-    deploy.py      packed into bits and thresholds, and judged by its answers
+    deploy.py      packed into bits and thresholds
 """
 
+from graphopt.train.agreement import Agreement, agreement, require
 from graphopt.train.binary.baselines import BiReal, RectifiedStraightThrough, SoftQuantization, StraightThrough
 from graphopt.train.binary.bases import Basis, DiscreteFourier, Fourier, Haar
 from graphopt.train.binary.binarize import Binarized, binarize, binary_net
-from graphopt.train.binary.deploy import Agreement, agreement, lowered, require, to_onnx
+from graphopt.train.binary.deploy import lowered, to_onnx
 from graphopt.train.binary.error import ErrorModule
 from graphopt.train.binary.layers import BinaryConv2d, BinaryLinear, binarize_net, deployable, without_errors
 from graphopt.train.binary.methods import basis
