@@ -11,12 +11,10 @@ from graphopt.models.data import shakespeare
 from graphopt.train.family import Family
 from graphopt.train.task import LANGUAGE
 
-__all__ = ["FAMILY", "feeds"]
-
 
 def example(net: nn.Module) -> tuple[Tensor, ...]:
     """Return two samples of five ids: the form that is trained, without a cache."""
     return (torch.zeros(2, 5, dtype=torch.int64),)
 
 
-FAMILY = Family("char_gpt", new, shakespeare.load, LANGUAGE, example, to_onnx, INPUT, OUTPUT)
+FAMILY = Family("char_gpt", new, shakespeare.load, LANGUAGE, example, to_onnx, INPUT, OUTPUT, feeds)

@@ -157,10 +157,8 @@ class CharGPT(nn.Module):
 
     def empty(self, batch: int, past: int = 0) -> tuple[Tensor, ...]:
         """Return a cache of zeros: key and value of each attention, ``[batch, keys, past, size]``."""
-        device = self.head.weight.device
-        return tuple(
-            torch.zeros(batch, one.keys, past, one.size, device=device) for one in self.attentions() for _ in range(2)
-        )
+        like = self.head.weight
+        return tuple(like.new_zeros(batch, one.keys, past, one.size) for one in self.attentions() for _ in range(2))
 
     def forward(
         self, ids: Tensor, positions: Tensor | None = None, *past: Tensor
