@@ -29,6 +29,7 @@ from graphopt.train.quantize.quantizers import ValueQuantizer
 from graphopt.train.quantize.solve import CENTRED
 
 _MOVES = frozenset(name for name, row in TABLE.rows.items() if row.role == "move" and not row.direct)
+TURNED = "_turned"
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
@@ -40,7 +41,7 @@ def exported(found: Quantizable, family: Family) -> ir.Model:
     """
     model = family.export(marked(found))
     context = rounds.prepare(model, rounds.Settings((), target="cpu", plan="smallest"))
-    _rows(model.graph)
+    _turn(model.graph)
     places = _places(model.graph, found)
     GlobalAverage().run(context)
     placement, parameters = Placement(), {}
@@ -134,18 +135,25 @@ def _value(
         parameters[value] = found
 
 
-def _rows(graph: ir.Graph) -> None:
-    """Store weights that the exporter transposes in front of a product as they are multiplied."""
+def _turn(graph: ir.Graph) -> None:
+    """Store constants that the exporter transposes or reshapes as they are read: weights, axes of a mean."""
     for node in list(graph):
-        value = node.inputs[0] if node.op_type == "Transpose" else None
-        if value is None or value.const_value is None or not value.is_initializer():
+        value = node.inputs[0] if node.op_type in ("Transpose", "Reshape") else None
+        others = [None if one is None else one.const_value for one in node.inputs[1:]]
+        if value is None or value.const_value is None or None in others or value.is_graph_input():
             continue
-        order = node.attributes.get_ints("perm", None)
-        array = np.ascontiguousarray(np.transpose(value.const_value.numpy(), order))
-        turned = ir.Value(name=f"{value.name}_transposed", const_value=ir.tensor(array))
-        turned.type, turned.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(array.shape)
-        turned.const_value.name = turned.name  # type: ignore[union-attr]
-        graph.register_initializer(turned)
+        array = value.const_value.numpy()
+        if node.op_type == "Transpose":
+            array = np.transpose(array, node.attributes.get_ints("perm", None))
+        else:
+            array = array.reshape([int(size) for size in others[0].numpy()])  # type: ignore[union-attr]
+        name = f"{value.name}{TURNED}"
+        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        turned = graph.initializers.get(name) or ir.Value(
+            name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        if name not in graph.initializers:
+            graph.register_initializer(turned)
         ir.convenience.replace_all_uses_with(node.outputs[0], turned)
         graph.remove(node, safe=True)
 
@@ -157,7 +165,7 @@ def _weight(
     placement: Placement,
     parameters: dict[ir.Value, Parameters],
 ) -> None:
-    names = {f"{layer.name}.weight", f"{layer.name}.weight_transposed"}
+    names = {f"{layer.name}.weight", f"{layer.name}.weight{TURNED}"}
     readers = [
         (node, position)
         for node in graph

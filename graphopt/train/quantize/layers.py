@@ -127,6 +127,12 @@ def quantizable(net: fx.GraphModule, settings: QuantizeSettings, example: tuple[
     found = Quantizable(net, list(layers.values()), {}, {})
     for node in list(net.graph.nodes):
         _put(node, work, layers, found)
+    for node in net.graph.nodes:
+        if work.kind(node) == "quantizer":
+            reading = [layers[str(one.target)] for one in _readers(node, work)]
+            found.readers[str(node.target)] = min(reading, key=found.layers.index, default=None)
+            for layer in dict.fromkeys(reading):
+                layer.inputs.append(str(node.target))
     net.recompile()
     return found
 
@@ -309,10 +315,6 @@ def _quantizer(
     for user in takers:
         user.replace_input_with(value, made)
     found.values[name] = one
-    reading = [layers[str(one.target)] for one in _readers(made, work)]
-    found.readers[name] = min(reading, key=found.layers.index, default=None)
-    for layer in dict.fromkeys(reading):
-        layer.inputs.append(name)
     if owner is not None and layers[str(owner.target)].components == shape[axis]:
         layers[str(owner.target)].made.append(name)
     return made
