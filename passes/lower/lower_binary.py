@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -32,6 +32,9 @@ class LowerBinary:
     3. Where the result is read by such a ``Where`` alone, and that by such layers alone, the layer compares its sum
        with a threshold and hands on int8. Sums are integers here; where they meet a threshold exactly, what the float
        layer says depends on how it rounds.
+    4. A max pool, or a max pool and a batch-norm, between a convolution and that ``Where`` become a max pool of int8:
+       a maximum is above a threshold where one of its numbers is. A negative factor of the norm turns the comparison
+       round and flips the channel's bits in the layers that read it.
 
     *Options*: ``least``, the fewest numbers side by side (input channels of a group, or rows of a matrix) that are
     worth a word of 64 bits; ``sign``, whether ``Sign`` counts as -1 or +1, although it is 0 at 0, where the layer then
@@ -59,15 +62,15 @@ class LowerBinary:
         if context.target not in ("cpu", "cuda") or not context.runtime_operators:
             return False
         through = context.assume_finite  # what a clip makes of NaN depends on who clips
-        layers = [layer for node in context.graph if (layer := self._layer(node, context.constants, through))]
-        nodes = {layer.node for layer in layers}
-        names = {KINDS[layer.node.op_type] for layer in layers}
+        found = (self._layer(node, context.constants, through) for node in context.graph)
+        layers = {layer.node: layer for layer in found if layer is not None}
+        names = {KINDS[node.op_type] for node in layers}
         if not layers or not all(ready(context, name) and ready(context, name + "Sign") for name in names):
             return False
         edit = Edit(context.bare(), "composed", cut_weights=True)
         compared = 0
-        for layer in layers:
-            compared += self._lower(layer, nodes, edit, context)
+        for node in list(layers):
+            compared += self._lower(layers[node], layers, edit, context)
         remove_unused(context.graph)
         return context.record({"binary": len(layers), "thresholds": compared})
 
@@ -86,7 +89,9 @@ class LowerBinary:
         if node.op_type != "Conv" and not node.attributes.get_int("transB", 0):
             array = array.T
         scale = np.abs(array).reshape(len(array), -1)
-        if array.shape[1] < self.least or not (np.isfinite(scale) & (scale > 0) & (scale == scale[:, :1])).all():
+        if array.shape[1] < self.least or not scale.any():
+            return None
+        if not (np.isfinite(scale) & (scale == scale[:, :1])).all():  # a filter of zeros has the scale 0
             return None
         bias = _bias(node, constants, len(array))
         return None if bias is None else _Layer(node, array, scale[:, 0].copy(), bias)
@@ -99,6 +104,8 @@ class LowerBinary:
         node = value.producer()
         if node is None:
             return None
+        if node.op_type == "MaxPool" and value.dtype == ir.DataType.INT8 and node.inputs[0] is not None:
+            node = node.inputs[0].producer() or node
         if node.domain == DOMAIN:
             return value if node.op_type in SIGNED else None
         if node.domain not in ("", "ai.onnx"):
@@ -119,11 +126,9 @@ class LowerBinary:
         known = above is not None and zero is not None and above.dtype == ir.DataType.FLOAT
         if not known or _number(zero, constants, dims.rank(above)) != 0:
             return value
-        while through and above is not None and (node := above.producer()) is not None and _keeps(node, constants):
-            above = node.inputs[0]
-        return above
+        return _behind(above, constants) if through else above
 
-    def _lower(self, layer: _Layer, lowered: set[ir.Node], edit: Edit, context: Context) -> bool:
+    def _lower(self, layer: _Layer, layers: dict[ir.Node, _Layer], edit: Edit, context: Context) -> bool:
         """Replace a layer; return whether it compares."""
         node, constants = layer.node, context.constants
         x, weight = node.inputs[:2]
@@ -141,12 +146,12 @@ class LowerBinary:
                 "dilations": list(node.attributes.get_ints("dilations", [1, 1])),
                 "pads": [0] * 4 if valid else list(node.attributes.get_ints("pads", [0] * 4)),
             }
-        signs, result, array = self._signs(layer, lowered, context), node.outputs[0], layer.weight
+        signs, result, array = self._signs(layer, layers, context), node.outputs[0], layer.weight
         if signs is not None:
-            assert isinstance(layer.bias, np.ndarray)
-            limits, flipped = bits.thresholds(layer.scale, layer.bias)
-            assert not flipped.any()  # a scale is above 0: its sign is in the bits
-            name, result, operands = name + "Sign", signs.outputs[0], [edit.constant(limits, f"{base}_threshold")]
+            limits, flipped = signs.thresholds(layer)
+            name, operands = name + "Sign", [edit.constant(limits, f"{base}_threshold")]
+            for reader in {use.node for use in signs.result.uses()}:
+                layers[reader] = layers[reader].flipped(flipped)
         else:
             bias = layer.bias if isinstance(layer.bias, ir.Value) else edit.constant(layer.bias, f"{base}_bias")
             operands = [edit.constant(layer.scale, f"{base}_scale"), bias]
@@ -164,27 +169,45 @@ class LowerBinary:
             attributes,
             None if signs is None else ir.DataType.INT8,
         )
+        if signs is not None:
+            result = signs.result
+            if signs.pool is not None:
+                place, like = edit.before(signs.pool), signs.pool.outputs[0]
+                options = list(signs.pool.attributes.values())
+                sizes = dims.sizes(like)
+                shape = None if sizes is None else list(sizes)
+                new = edit.node("MaxPool", [new], place, f"{like.name}_signs", shape, like, options, ir.DataType.INT8)
         edit.stand_in(result, new, list(result.uses()))
         return signs is not None
 
-    def _signs(self, layer: _Layer, lowered: set[ir.Node], context: Context) -> ir.Node | None:
-        """Return the node behind a layer that takes its sign, for layers that will be lowered alone."""
+    def _signs(self, layer: _Layer, layers: dict[ir.Node, _Layer], context: Context) -> _Signs | None:
+        """Return what takes the signs of a layer's result, for layers that will be lowered alone."""
         if not isinstance(layer.bias, np.ndarray):
             return None
-        result, found = layer.node.outputs[0], None
-        value = result
-        for _ in range(8):  # functions that keep signs; a comparison; a Where, or a Cast and two steps to 2 b - 1
+        constants, through = context.constants, context.assume_finite
+        value = root = layer.node.outputs[0]
+        pool: ir.Node | None = None
+        norm: tuple[np.ndarray, np.ndarray] | None = None
+        for _ in range(10):  # functions that keep signs, pool, norm; a comparison; a Where, or a Cast and two steps
             uses = list(value.uses())
             if value.is_graph_output() or len(uses) != 1 or uses[0].node.graph is not layer.node.graph:
                 return None
-            found = uses[0].node
-            value = found.outputs[0]
-            if self._source(value, context.constants, context.assume_finite) is result:
+            node = uses[0].node
+            if pool is None and _pools(node, context) and (value if not through else _behind(value, constants)) is root:
+                pool, root = node, node.outputs[0]
+            elif pool is not None and norm is None and value is root and pool.inputs[0] is layer.node.outputs[0]:
+                norm = _norm(node, constants)  # of the sums themselves: where they were clipped, only signs are known
+                root = root if norm is None else node.outputs[0]
+            value = node.outputs[0]
+            if self._source(value, constants, through) is root:
                 break
         else:
             return None
-        readers = [use for use in value.uses() if use.idx != 0 or use.node not in lowered]
-        return None if readers or value.is_graph_output() else found
+        readers = [use for use in value.uses() if use.idx != 0 or use.node not in layers]
+        kinds = {use.node.op_type for use in value.uses()}
+        if readers or value.is_graph_output() or (pool is not None and kinds != {"Conv"}):
+            return None
+        return _Signs(value, pool, norm)
 
 
 @dataclass(frozen=True)
@@ -195,6 +218,43 @@ class _Layer:
     weight: np.ndarray
     scale: np.ndarray
     bias: np.ndarray | ir.Value
+
+    def flipped(self, channels: np.ndarray) -> _Layer:
+        """Return the layer for an input of which some channels (bool) have changed their sign."""
+        if not channels.any():
+            return self
+        groups = self.node.attributes.get_int("group", 1)
+        factor = np.where(channels, -1, 1).astype(self.weight.dtype).reshape(groups, 1, -1, 1, 1)
+        grouped = self.weight.reshape(groups, -1, *self.weight.shape[1:])
+        return replace(self, weight=(grouped * factor).reshape(self.weight.shape))
+
+
+@dataclass(frozen=True)
+class _Signs:
+    """What stands between a layer and those that read its signs."""
+
+    result: ir.Value
+    """The signs."""
+    pool: ir.Node | None
+    norm: tuple[np.ndarray, np.ndarray] | None
+    """Factor and offset of a batch-norm behind the pool."""
+
+    def thresholds(self, layer: _Layer) -> tuple[np.ndarray, np.ndarray]:
+        """Return thresholds for the sums of a layer, and for which channels the signs are the other way round."""
+        assert isinstance(layer.bias, np.ndarray)
+        gain, offset = layer.scale.astype(np.float64), layer.bias.astype(np.float64)
+        if self.norm is not None:
+            factor, shift = self.norm
+            gain, offset = factor * gain, factor * offset + shift
+        flipped = gain < 0
+        # -(S > t) for S a maximum: it is not above t where no sum is, and -sum > -t is what a threshold can say.
+        limits, turned = bits.thresholds(np.where(flipped, -gain, gain), np.where(flipped, -offset, offset))
+        assert not turned.any()
+        if flipped.any():  # of what was turned round, 0 itself belongs to the other side: sums of t, too
+            with np.errstate(divide="ignore", invalid="ignore"):
+                exact = offset / -gain
+            limits = np.where(flipped, np.ceil(exact) - 0.5, limits).astype(np.float32)
+        return limits, flipped
 
 
 def _fits(node: ir.Node, rank: int | None) -> bool:
@@ -246,6 +306,35 @@ def _condition(node: ir.Node, constants: Constants) -> ir.Value | None:
 def _ascending(node: ir.Node, constants: Constants) -> bool:
     """Tell whether a true condition gives +1."""
     return node.op_type != "Where" or _number(node.inputs[1], constants, dims.rank(node.inputs[0])) == 1
+
+
+def _behind(value: ir.Value | None, constants: Constants) -> ir.Value | None:
+    """Return what functions that keep signs were computed from."""
+    while value is not None and (node := value.producer()) is not None and _keeps(node, constants):
+        value = node.inputs[0]
+    return value
+
+
+def _pools(node: ir.Node, context: Context) -> bool:
+    """Tell whether a node is a max pool that onnxruntime has for int8, too."""
+    known = node.op_type == "MaxPool" and node.domain in ("", "ai.onnx") and context.opset >= 12
+    return known and context.target == "cpu" and len([out for out in node.outputs if out.uses()]) == 1
+
+
+def _norm(node: ir.Node, constants: Constants) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return factor and offset of a batch-norm in evaluation mode, float64; None of anything else."""
+    if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
+        return None
+    if node.attributes.get_int("training_mode", 0) or any(out.uses() for out in node.outputs[1:]):
+        return None
+    arrays = [constants.array(v) if v is not None and is_constant(v) else None for v in node.inputs[1:5]]
+    if any(array is None for array in arrays):
+        return None
+    scale, shift, mean, variance = (np.asarray(array, np.float64) for array in arrays)
+    with np.errstate(all="ignore"):
+        factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        offset = shift - mean * factor
+    return (factor, offset) if np.isfinite(factor).all() and np.isfinite(offset).all() else None
 
 
 def _keeps(node: ir.Node, constants: Constants) -> bool:
