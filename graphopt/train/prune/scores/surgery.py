@@ -4,7 +4,7 @@ Guo, Yao and Chen 2016, "Dynamic Network Surgery for Efficient DNNs" (arXiv 1608
 ``w * t``, t in {0, 1}, but all weights go on learning, with the gradient at ``w * t`` for the pruned ones, too. One
 whose magnitude falls below the lower threshold is pruned, one above the upper threshold is spliced back, and one
 between them stays what it is. Thresholds of the paper are given numbers; here they lie 10 % below and above the
-magnitude that leaves the share of weights that the cubic ramp asks for.
+magnitude that divides the weights as the cubic ramp asks for.
 """
 
 from __future__ import annotations
@@ -102,11 +102,13 @@ class Surgery(Hook):
         pools = [[name] for name in magnitudes] if self._scope == "layer" else [list(magnitudes)]
         for pool in pools:
             numbers = torch.cat([magnitudes[name].flatten() for name in pool])
-            count = int(amount * len(numbers))
-            middle = float(numbers.kthvalue(count).values) if count else 0.0
+            count = min(round(amount * len(numbers)), len(numbers) - 1)
+            below, above = (float(numbers.kthvalue(k).values) for k in (count, count + 1)) if count > 0 else (0.0, 0.0)
+            low, high = (factor * (below + above) / 2 for factor in (1 - WIDTH, 1 + WIDTH))
             for name in pool:
                 here, zero = magnitudes[name], self._zero[name]
-                self._zero[name] = (zero & (here <= (1 + WIDTH) * middle)) | (here < (1 - WIDTH) * middle)
+                self._zero[name] = (zero & (here <= high)) | (here < low)
+                self._zero[name][torch.unravel_index(here.argmax(), here.shape)] = False  # no layer is emptied
 
     def _settle(self) -> None:
         """Let exactly the amount be zero: the smallest of the weights that learn."""
