@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from graphopt.models.char_gpt.export import INPUT, OUTPUT, feeds, to_onnx
 from graphopt.models.char_gpt.module import new
+from graphopt.models.char_gpt.units import groups
 from graphopt.models.data import shakespeare
 from graphopt.train.family import Family
 from graphopt.train.task import LANGUAGE
@@ -17,4 +18,4 @@ def example(net: nn.Module) -> tuple[Tensor, ...]:
     return (torch.zeros(2, 5, dtype=torch.int64),)
 
 
-FAMILY = Family("char_gpt", new, shakespeare.load, LANGUAGE, example, to_onnx, INPUT, OUTPUT, feeds)
+FAMILY = Family("char_gpt", new, shakespeare.load, LANGUAGE, example, to_onnx, INPUT, OUTPUT, feeds, groups)
