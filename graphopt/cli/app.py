@@ -8,6 +8,7 @@ import typer
 
 from graphopt.cli import (
     bench,
+    binarize,
     calibrate_target,
     demo,
     explain,
@@ -16,13 +17,16 @@ from graphopt.cli import (
     ops,
     optimize,
     passes,
+    prune,
     quantize,
+    quantize_train,
     targets,
     verify,
 )
 
 _START = "Start here"
 _WORK = "Work on a model"
+_TRAIN = "Train a model that is small"
 _CHECK = "Look and check"
 _KNOW = "What is there"
 
@@ -45,6 +49,9 @@ def application() -> typer.Typer:
         ("optimize", optimize, _WORK),
         ("quantize", quantize, _WORK),
         ("export", export, _WORK),
+        ("prune", prune, _TRAIN),
+        ("quantize-train", quantize_train, _TRAIN),
+        ("binarize", binarize, _TRAIN),
         ("verify", verify, _CHECK),
         ("bench", bench, _CHECK),
         ("explain", explain, _CHECK),

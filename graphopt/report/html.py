@@ -26,35 +26,35 @@ def render(report: Report) -> str:
     title = f"graphopt: {report.input.path or 'a model in memory'}"
     sections = (
         _summary(report),
-        _section("Size", _sizes(report)),
-        _section("Operators", _operators(report.before, report.after)),
-        _section("Passes", _pass_bars(report.before, report.passes) + _passes(report.passes)),
-        _section("Masks", _masks(report)),
-        _section("Axes with dead positions", _axes(report)),
-        _section("Scatters", _moves(report.scatters)),
-        _section("Gathers", _moves(report.gathers)),
-        _section("Runtime operators", _called(report)),
-        _section("Verification", _verification(report)),
-        _section("Latency", _latency(report.measure)),
-        _section("Quantization", html_quantized.summary(report.quantize)),
-        _section("Outputs beside the float model", html_quantized.outputs(report.quantize, _table)),
-        _section("Quantized operators", html_quantized.operators(report.quantize, _table)),
-        _section("Quantized tensors", html_quantized.tensors(report.quantize, _table)),
-        _section("Warnings", _warnings(report)),
-        _section("Files", _files(report)),
+        section("Size", _sizes(report)),
+        section("Operators", _operators(report.before, report.after)),
+        section("Passes", _pass_bars(report.before, report.passes) + _passes(report.passes)),
+        section("Masks", _masks(report)),
+        section("Axes with dead positions", _axes(report)),
+        section("Scatters", _moves(report.scatters)),
+        section("Gathers", _moves(report.gathers)),
+        section("Runtime operators", _called(report)),
+        section("Verification", _verification(report)),
+        section("Latency", _latency(report.measure)),
+        section("Quantization", html_quantized.summary(report.quantize)),
+        section("Outputs beside the float model", html_quantized.outputs(report.quantize, table)),
+        section("Quantized operators", html_quantized.operators(report.quantize, table)),
+        section("Quantized tensors", html_quantized.tensors(report.quantize, table)),
+        section("Warnings", _warnings(report)),
+        section("Files", _files(report)),
     )
     # "</" would end the script element early; JSON may write a slash as "\/".
     data = json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False).replace("</", "<\\/")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}{html_quantized.STYLE}</style></head>\n<body><main>\n"
+        f"<style>{STYLE}{html_quantized.STYLE}</style></head>\n<body><main>\n"
         + "\n".join(section for section in sections if section)
         + f'\n</main>\n<script type="application/json" id="report">{data}</script>\n</body></html>\n'
     )
 
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #66707f; --line: #d9dee5; --paper: #fff; --old: #aab4c2;
   --new: #1f7a5c; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e3e7ed; --soft: #98a2b1; --line: #333b47; --paper: #14181e;
@@ -94,7 +94,8 @@ def _summary(report: Report) -> str:
     )
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """A part of a page; nothing at all if its body is empty."""
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 
@@ -114,7 +115,7 @@ def _sizes(report: Report) -> str:
         rows.append(("file", report.input.bytes, report.output.bytes, words.size))
     if report.measure is not None:
         rows.append(("latency", report.measure.input_ms, report.measure.output_ms, words.milliseconds))
-    return _table(
+    return table(
         ("", "", _BEFORE, _AFTER, "change"),
         (
             (escape(name), _bars(old, new), write_number(old), write_number(new), words.change(old, new))
@@ -127,7 +128,7 @@ def _sizes(report: Report) -> str:
 def _operators(before: Stats, after: Stats) -> str:
     kinds = sorted({*before.ops, *after.ops}, key=lambda kind: (-before.ops.get(kind, 0), kind))
     largest = max((*before.ops.values(), *after.ops.values()), default=0)
-    return _table(
+    return table(
         ("type", "", _BEFORE, _AFTER),
         (
             (
@@ -177,7 +178,7 @@ def _pass_bars(before: Stats, rows: Sequence[PassRow]) -> str:
 
 
 def _passes(rows: Iterable[PassRow]) -> str:
-    return _table(
+    return table(
         ("pass", "changed", "seconds", "nodes before", "nodes after", "parameters after"),
         (
             (
@@ -195,7 +196,7 @@ def _passes(rows: Iterable[PassRow]) -> str:
 
 
 def _masks(report: Report) -> str:
-    return _table(
+    return table(
         ("value", "kind", "zeros", "size", "action", "reason", "nodes"),
         (
             (
@@ -214,7 +215,7 @@ def _masks(report: Report) -> str:
 
 
 def _axes(report: Report) -> str:
-    return _table(
+    return table(
         ("value", "axis", "size", "kept", "", "fill", "decided by", "reason"),
         (
             (
@@ -241,7 +242,7 @@ def _moves(moves: Moves) -> str:
     if not moves.inserted and not moves.remaining:
         return ""
     line = f"<p>{moves.inserted} inserted on the way, {len(moves.remaining)} left.</p>"
-    return line + _table(
+    return line + table(
         ("value", "forced by"),
         ((f"<code>{escape(row.value)}</code>", escape(row.forced_by)) for row in moves.remaining),
     )
@@ -260,7 +261,7 @@ def _verification(report: Report) -> str:
     return (
         f"<p>{'Passed' if verify.passed else 'Failed'} on {verify.samples} samples. "
         f"Shapes: <code>{escape(shapes) or '–'}</code></p>{reason}{skipped}"
-    ) + _table(
+    ) + table(
         ("output", "worst absolute", "worst relative", "tolerance", "where", "note"),
         (
             (
@@ -288,7 +289,7 @@ def _latency(measure: Measure | None) -> str:
 
 
 def _warnings(report: Report) -> str:
-    return _table(
+    return table(
         ("code", "message", "node", "source line"),
         (
             (
@@ -313,10 +314,10 @@ def _files(report: Report) -> str:
         )
 
     rows = (row("input", report.input), row("output", report.output))
-    return _table(("", "path", "bytes", "sha256"), rows, numbers=(2,))
+    return table(("", "path", "bytes", "sha256"), rows, numbers=(2,))
 
 
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """A table of cells that are HTML already; nothing at all if there are no rows."""
 
     def cells(tag: str, row: Sequence[str]) -> str:

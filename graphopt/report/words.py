@@ -50,6 +50,13 @@ def milliseconds(value: float) -> str:
     return f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
 
 
+def figure(name: str, value: float) -> str:
+    """What a net is judged by: an accuracy in per cent, anything else in four significant digits."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.2%}" if name == "accuracy" else f"{value:.4g}"
+
+
 def seconds(value: float) -> str:
     """A duration: '12 ms', '3.4 s', '2 min 5 s'."""
     if value < 1:

@@ -19,6 +19,8 @@ from graphopt.train.task import Task
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from graphopt.train.prune.groups import Group
+
 
 @dataclass(frozen=True)
 class Family:
@@ -36,6 +38,8 @@ class Family:
         output: Name of the ONNX output that the task judges.
         feeds: From a net and a batch of prepared samples to all inputs of its ONNX file, by name; None: ``input`` is
             the only one.
+        groups: What can only be removed together, where the family knows it better than what can be seen from its
+            graph (``graphopt.train.prune.groups``); None: that is looked at.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Family:
     input: str
     output: str
     feeds: Callable[[nn.Module, np.ndarray], Mapping[str, np.ndarray]] | None = None
+    groups: Callable[[nn.Module], list[Group]] | None = None
 
 
 def names() -> list[str]:
