@@ -21,17 +21,20 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.facts.ops.attention import V, heads_of
 from graphopt.facts.ops.contraction import Depthwise, geometry
+from graphopt.facts.ops.elementwise import Elementwise
 from graphopt.facts.ops.gathering import Lookup
 from graphopt.facts.ops.layer_norm import first_axis, norm_of
 from graphopt.facts.ops.normalization import Channels
 from graphopt.facts.ops.shaping import pair_axes
 from graphopt.facts.rules import find
-from graphopt.facts.store import Facts, Link, Spec, sizes_only
+from graphopt.facts.store import Facts, Group, Link, Spec, sizes_only
 from graphopt.plan.zeros import Role, roles
 from graphopt.subgraphs import subgraphs
 
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+TIED = "ties its states to themselves, step by step"
+UNKNOWN = "reads it, and how it treats its axes is not known"
 SUMS = frozenset({"Add", "Sub", "Sum"})
 WEIGHTED = {"Conv": "convolution", "ConvTranspose": "convolution", "Gemm": "linear", "MatMul": "linear"}
 
@@ -175,17 +178,19 @@ class Cells:
             for value in each.inputs
             if value is not None and value.graph is self.facts.graph
         ]
+        rule = None if bodies or node.op_type in RECURRENT else find(node)
+        if isinstance(rule, Elementwise) and rule.operands is not None:
+            inputs = inputs[: rule.operands]  # of the others no more than their type is read
         every = [*inputs, *inside]
         if node.op_type in ("Shape", "Size") or all(value in self.free for value in every):
             self.free.update(node.outputs)
             return
         if all(value in self.free or value in self.weights for value in every):
             self.weights.update(node.outputs)
-        rule = None if bodies or node.op_type in RECURRENT else find(node)
         spec = None if rule is None else rule.spec(node, self.facts)
         if spec is None:
             for value in every:
-                self.pin_all(value, f"{node.op_type} reads it, of which nothing is known")
+                self.pin_all(value, f"{node.op_type} {TIED if node.op_type in RECURRENT else UNKNOWN}")
         elif node.op_type in RESHAPES:
             self._reshape(node)
         else:
@@ -328,6 +333,10 @@ class _Ties:
         self.read: set[int] = set()
         """Parts (by id) that a contraction, a sum or a norm reads."""
         self.geo = geometry(spec)
+        rule = find(node)
+        self.operands = len(node.inputs)
+        if isinstance(rule, Elementwise) and rule.operands is not None:
+            self.operands = rule.operands
 
     def make(self) -> None:
         node, spec = self.node, self.spec
@@ -340,7 +349,7 @@ class _Ties:
         self._groups()
         self._contract()
         for operand, value in enumerate(node.inputs):
-            if value is None or operand in spec.unread:
+            if value is None or operand in spec.unread or operand >= self.operands:
                 continue
             linked = {link.axis for link in self.links if link.operand == operand}
             for part in self.parts[operand]:
@@ -572,15 +581,31 @@ class _Ties:
                     self.read.add(id(part))
                 elif value is not None and not cells.is_free(value, axis) and not group.gathered:
                     cells.pin(hub, f"{node.op_type} keeps it with '{value.name}', which cannot be cut")
+            self._through(group, hub)
             for position, axis, numbers in group.outputs:
                 out, inside = node.outputs[position], numbers >= 0
                 part = cells.parts.get(out, {}).get(axis)
                 if part is None:
                     part = Part((axis,), cells.fresh(numbers.size))
                     cells.give(out, part)
+                    source = hub[np.maximum(numbers, 0)].reshape(-1, 1)
+                    cells.travels.append(Travel(part.cells, [("term", source)], inside))
                     cells.pin(part.cells[~inside], f"{node.op_type} makes it of nothing that can be cut")
                 rows = np.moveaxis(part.cells, part.axes.index(axis), 0).reshape(numbers.size, -1)
                 cells.tie(rows[inside], np.broadcast_to(hub[numbers[inside], None], rows[inside].shape))
+
+    def _through(self, group: Group, hub: np.ndarray) -> None:
+        """Where every number has as many positions of the one operand: zero if all of them are."""
+        if len(group.inputs) != 1 or self.roles.get(group.inputs[0][0]) != "term":
+            return
+        operand, axis, numbers = group.inputs[0]
+        part = next((part for part in self.parts[operand] if axis in part.axes), None)
+        counts = np.bincount(numbers[numbers >= 0], minlength=group.size)
+        if part is None or (numbers < 0).any() or (counts != counts[:1]).any():
+            return
+        rows = np.moveaxis(part.cells, part.axes.index(axis), 0).reshape(numbers.size, -1)
+        sources = rows[np.argsort(numbers, kind="stable")].reshape(group.size, -1)
+        self.cells.travels.append(Travel(hub, [("term", sources)], np.ones(group.size, bool)))
 
     def _contract(self) -> None:
         node, spec, geo = self.node, self.spec, self.geo

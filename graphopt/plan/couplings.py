@@ -226,25 +226,25 @@ class _Solution:
             flags.joined[self.roots[cells]] = True
         made = [(product.kind, product.outputs) for product in self.cells.products]
         for kind, cells in (*made, *(("table", cells) for cells in self.cells.tables)):
-            roots = np.unique(self.roots[cells[self.needed[cells]]])
+            roots = np.unique(self.roots[cells])
             flags.writers.setdefault(kind, np.zeros(count, bool))[roots] = True
             flags.count[roots] += 1
         return flags
 
     def _reasons(self, every: np.ndarray, slot: np.ndarray) -> dict[str, str]:
-        """Return the first reason of each parameter without any position that can leave."""
+        """Return the reasons of each parameter without any position that can leave, those of its axes in order."""
         if not every.size:
             return {}
         reason = np.full(self.cells.count, len(self.cells.pins))
         for place in range(len(self.cells.pins) - 1, -1, -1):
             reason[self.roots[self.cells.pins[place][0]]] = place
-        owned, found = self.cells.owned, dict[str, str]()
+        owned, found = self.cells.owned, dict[str, dict[str, None]]()
         moving = {owned[place][0] for place in np.unique(slot[~self.pinned[self.roots[every]]]).tolist()}
         for name, _, cells in owned:
             first = int(reason[self.roots[cells]].min())
-            if name not in moving and name not in found and first < len(self.cells.pins):
-                found[name] = self.cells.pins[first][1]
-        return found
+            if name not in moving and first < len(self.cells.pins):
+                found.setdefault(name, {})[self.cells.pins[first][1]] = None
+        return {name: "; ".join(reasons) for name, reasons in found.items()}
 
     def _widths(self, number: np.ndarray) -> list[Width]:
         return [self._width(product, number) for product in self.cells.products]

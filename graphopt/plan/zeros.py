@@ -50,8 +50,10 @@ def roles(node: ir.Node, spec: Spec, facts: Facts) -> dict[int, Role]:
         return dict.fromkeys(present if op == "Concat" else [0], "term")
     if op in PRODUCTS:
         return {place: "term" if place == 2 else "factor" for place in present}
-    if op in ("BatchNormalization", "InstanceNormalization", "GroupNormalization"):
+    if op in ("BatchNormalization", "GroupNormalization"):
         return {0: "besides", 1: "factor", 2: "term"}
+    if op == "InstanceNormalization":  # a channel of zeros has no mean to take off
+        return {0: "factor", 1: "factor", 2: "term"}
     if op == "Where":
         return {1: "term", 2: "term"}
     if op == "Pad":
