@@ -280,7 +280,7 @@ def _groups(net: nn.Module, settings: PruneSettings, family: Family | None) -> l
     kinds = {"filter", "head", "hidden"} if settings.structure == "units" else {settings.structure}
     if settings.stream:
         kinds.add("stream")
-    found = groups.groups(net, family.example(net))
+    found = family.groups(net) if family.groups else groups.groups(net, family.example(net), stream=settings.stream)
     wanted = [one for one in found if one.kind in kinds and not _left_alone(one, settings.exclude)]
     if not wanted:
         there = ", ".join(sorted({one.kind for one in found})) or "none"
