@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from graphopt.errors import UsageError, nearest
 from graphopt.models.classifier import classifier
 from graphopt.models.vit_tiny.module import new
-from graphopt.models.vit_tiny.units import groups
 from graphopt.train.data import Data
 
 SETS = ("digits", "cifar10")
@@ -29,4 +27,4 @@ def data(name: str = "digits", **options: Any) -> Data:
     return (digits if name == "digits" else cifar10).load(**options)
 
 
-FAMILY = replace(classifier("vit_tiny", new, data), groups=groups)
+FAMILY = classifier("vit_tiny", new, data)

@@ -22,7 +22,7 @@ from graphopt.models.char_gpt.family import FAMILY
 from graphopt.models.char_gpt.module import CharGPT, new
 from graphopt.models.data import shakespeare
 from graphopt.train.family import family, names
-from graphopt.train.prune.groups import Group
+from graphopt.train.prune.groups import Group, Slice, groups
 from graphopt.train.task import LANGUAGE
 
 LETTERS = "abcdefghijklm"
@@ -67,9 +67,9 @@ def zero(model: CharGPT, group: Group, dead: Sequence[int]) -> None:
 
 
 def pruned(heads: int, keys: int, dead: Sequence[int], hidden: Sequence[int], depth: int = 2) -> CharGPT:
-    model = net(heads, keys, depth)
+    model, chosen = net(heads, keys, depth), {"head": dead, "hidden": hidden, "stream": ()}
     for group in units.groups(model):
-        zero(model, group, dead if group.kind == "head" else hidden)
+        zero(model, group, chosen[group.kind])
     return model
 
 
@@ -298,25 +298,58 @@ def test_a_net_without_any_heads_has_no_cache() -> None:
     assert largest_difference(small, found, [(1, 1, 0), (2, 7, 0)]) < 5e-6
 
 
-def test_units_are_all_there_is() -> None:
-    """Each group's slices cover the weights of its part exactly once, and zeros in them do remove the unit."""
+def test_dead_channels_of_the_stream_leave_the_file() -> None:
+    """Norms divide by the width that was: the mean of squares is taken over what is left, and corrected."""
     model = net()
-    found = units.groups(model)
-    assert [(one.kind, one.units) for one in found] == [("head", 6), ("hidden", HIDDEN)] * 2
-    for group in found:
-        for one in (*group.writes, *group.reads):
-            axis = model.get_parameter(one.parameter).shape[one.axis]
-            assert sorted(one.index.reshape(-1).tolist()) == list(range(axis))
+    zero(model, units.groups(model)[0], range(0, WIDTH, 2))
+    result = optimize(file_of(model), measure=False)
+    left = net_of_width(WIDTH // 2)
+    assert left <= result.report.after.parameters <= left + SPARE
+    assert largest_difference(model, result.model, SIZES) < 5e-6
+
+
+def net_of_width(width: int) -> int:
+    """All weights of a net that was made so narrow."""
+    made = new(letters=LETTERS, width=width, heads=6, keys=2, size=SIZE, hidden=HIDDEN, depth=2)
+    return sum(one.numel() for one in made.parameters())
+
+
+def test_zeros_in_what_is_written_remove_a_unit() -> None:
+    """Whatever stands in what reads it; of another unit, it does count."""
     ids = some_ids(2, 7)
-    for group in found:
+    for number, group in enumerate(units.groups(net())):
         model = net()
         zero(model, group, [1])
         with torch.no_grad():
             wanted = model(ids)
-            for one in group.reads:  # whatever stands there
-                where = torch.from_numpy(one.index[1])
-                model.get_parameter(one.parameter).index_fill_(one.axis, where, 7.0)
-            torch.testing.assert_close(model(ids), wanted, rtol=0, atol=2e-6)
+            assert (net()(ids) - wanted).abs().max() > 1e-4
+            for unit, same in ((1, True), (0, False)):
+                for one in units.groups(model)[number].reads:
+                    model.get_parameter(one.parameter).index_fill_(one.axis, torch.from_numpy(one.index[unit]), 7.0)
+                found = model(ids)
+                assert bool((found - wanted).abs().max() < 5e-6) == same, group.name
+
+
+def test_a_search_in_the_graph_finds_the_same_units() -> None:
+    """All but heads, which it finds by the keys that they share: the family's heads of a key group, taken together."""
+    model = net(depth=1)
+    mine, searched = units.groups(model), groups(model, FAMILY.example(model), stream=True)
+    assert [(one.kind, one.units) for one in mine] == [("stream", WIDTH), ("head", 6), ("hidden", HIDDEN)]
+    assert sorted((one.kind, one.units) for one in searched) == [("head", 2), ("hidden", HIDDEN), ("stream", WIDTH)]
+    for kind in ("stream", "hidden"):
+        a, b = (next(one for one in found if one.kind == kind) for found in (mine, searched))
+        assert a.name == b.name
+        for one, other in ((a.writes, b.writes), (a.reads, b.reads)):
+            assert places(one) == places(other)
+    together = next(one for one in searched if one.kind == "head")
+    alone = next(one for one in mine if one.kind == "head")
+    for one in (*alone.writes, *alone.reads):
+        merged = Slice(one.parameter, one.axis, one.index.reshape(together.units, -1))
+        assert places([merged]).items() <= places((*together.writes, *together.reads)).items()
+
+
+def places(slices: Sequence[Slice]) -> dict[tuple[str, int], list[list[int]]]:
+    return {(one.parameter, one.axis): np.sort(one.index, 1).tolist() for one in slices}
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

@@ -14,11 +14,10 @@ from torch import Tensor
 from graphopt import model as models
 from graphopt import optimize, runtime
 from graphopt.errors import UsageError
-from graphopt.models.vit_tiny import units
 from graphopt.models.vit_tiny.family import FAMILY
 from graphopt.models.vit_tiny.module import VitTiny, new
 from graphopt.train.family import family, names
-from graphopt.train.prune.groups import Group
+from graphopt.train.prune.groups import Group, Slice, groups
 from graphopt.train.task import CLASSIFICATION
 
 WIDTH, HEADS, SIZE, HIDDEN = 37, 5, 6, 23
@@ -50,6 +49,12 @@ def fill(model: VitTiny, group: Group, dead: Sequence[int], value: float = 0.0, 
 
 
 @functools.cache
+def found() -> list[Group]:
+    """Heads and hidden units, as a search in the graph finds them."""
+    return groups(net(), FAMILY.example(net()), stream=False)
+
+
+@functools.cache
 def exported() -> ir.Model:
     return FAMILY.export(net())
 
@@ -69,9 +74,9 @@ def largest_difference(model: VitTiny, file: ir.Model) -> float:
     for n in (0, 1, 2, 7):
         with torch.no_grad():
             wanted = model(images(n, n)).numpy()
-        (found,) = runtime.run(session, {FAMILY.input: images(n, n).numpy()})
-        assert found.shape == wanted.shape == (n, 10)
-        worst = max(worst, float(np.abs(found - wanted).max(initial=0)))
+        (logits,) = runtime.run(session, {FAMILY.input: images(n, n).numpy()})
+        assert logits.shape == wanted.shape == (n, 10)
+        worst = max(worst, float(np.abs(logits - wanted).max(initial=0)))
     return worst
 
 
@@ -143,7 +148,7 @@ def test_data_by_name() -> None:
 )
 def test_dead_units_leave_the_file(dead: Sequence[int], hidden: Sequence[int]) -> None:
     model = net()
-    for group in units.groups(model):
+    for group in found():
         fill(model, group, dead if group.kind == "head" else hidden)
     result = optimize(file_of(model), measure=False)
     every = sum(one.numel() for one in model.parameters())
@@ -159,25 +164,38 @@ def test_dead_units_leave_the_file(dead: Sequence[int], hidden: Sequence[int]) -
     assert largest_difference(model, result.model) < 5e-6
 
 
-def test_units_are_all_there_is() -> None:
-    """Slices cover their parameters exactly once; zeros in what is written kill a unit, whatever reads it."""
-    model = net()
-    found = units.groups(model)
-    assert [(one.kind, one.units) for one in found] == [("head", HEADS), ("hidden", HIDDEN)] * 2
-    for group in found:
-        covered: dict[tuple[str, int], list[int]] = {}
-        for one in (*group.writes, *group.reads):
-            covered.setdefault((one.parameter, one.axis), []).extend(one.index.reshape(-1).tolist())
-        for (name, axis), places in covered.items():
-            assert sorted(places) == list(range(model.get_parameter(name).shape[axis]))
-        changed = net()
-        fill(changed, group, [1])
+def test_units_are_found() -> None:
+    """A head: rows of its values are written; its queries and keys, and the columns that read it, die with it."""
+    assert [(one.kind, one.units) for one in found()] == [("head", HEADS), ("hidden", HIDDEN)] * 2
+    heads, hidden = found()[2:]
+    rows = np.arange(HEADS * SIZE).reshape(HEADS, SIZE)
+    values, scores = rows + 2 * HEADS * SIZE, np.concatenate([rows, rows + HEADS * SIZE], 1)
+    qkv = "layers.1.attention.qkv."
+    assert places(heads.writes) == {(f"{qkv}weight", 0): values.tolist(), (f"{qkv}bias", 0): values.tolist()}
+    assert places(heads.reads) == {
+        (f"{qkv}weight", 0): scores.tolist(),
+        (f"{qkv}bias", 0): scores.tolist(),
+        ("layers.1.attention.output.weight", 1): rows.tolist(),
+    }
+    units = [[i] for i in range(HIDDEN)]
+    assert places(hidden.writes) == {("layers.1.first.weight", 0): units, ("layers.1.first.bias", 0): units}
+    assert places(hidden.reads) == {("layers.1.second.weight", 1): units}
+
+
+def places(slices: Sequence[Slice]) -> dict[tuple[str, int], list[list[int]]]:
+    return {(one.parameter, one.axis): np.sort(one.index, 1).tolist() for one in slices}
+
+
+def test_zeros_in_what_is_written_remove_a_unit() -> None:
+    """Whatever stands in what reads it; of another unit, it does count."""
+    x = images(2)
+    for group in found():
+        model = net()
+        fill(model, group, [1])
         with torch.no_grad():
-            wanted = changed(images(2))
-            assert (wanted - model(images(2))).abs().max() > 1e-4
-            fill(changed, group, [1], 7.0, reads=True)
-            torch.testing.assert_close(changed(images(2)), wanted, rtol=0, atol=2e-6)
-            fill(changed, group, [0], 7.0, reads=True)
-            assert (changed(images(2)) - wanted).abs().max() > 1e-2
-    with pytest.raises(TypeError, match="Linear is not a VitTiny"):
-        units.groups(torch.nn.Linear(1, 1))
+            wanted = model(x)
+            assert (net()(x) - wanted).abs().max() > 1e-4
+            fill(model, group, [1], 7.0, reads=True)
+            torch.testing.assert_close(model(x), wanted, rtol=0, atol=5e-6)
+            fill(model, group, [0], 7.0, reads=True)
+            assert (model(x) - wanted).abs().max() > 1e-2

@@ -47,6 +47,8 @@ from graphopt.train.trainer import Trainer
 from tests.bench.table import head, row
 
 BATCH = 16
+RUN = 16
+"""Letters that a file writes before it is the next one's turn."""
 CALIBRATION = 16
 """Batches of training text that the quantizer sees."""
 
@@ -155,7 +157,7 @@ def perplexity(path: Path, net: CharGPT, samples: Samples) -> float:
 
 
 def speeds(paths: Sequence[Path], plan: Plan) -> list[tuple[list[float], list[float]]]:
-    """Seconds for the prompt and for a letter, of each file at each turn."""
+    """Seconds for the prompt, of each file at each turn, and for a letter, of each file and each ``RUN`` letters."""
     decoders = [Decoder(path, threads=plan.threads) for path in paths]
     numbers = np.random.default_rng(plan.seed)
     prompt = numbers.integers(0, len(decoders[0].letters), (1, plan.prompt))
@@ -165,17 +167,17 @@ def speeds(paths: Sequence[Path], plan: Plan) -> list[tuple[list[float], list[fl
     gc.disable()
     try:
         for turn in range(plan.turns + 1):
-            for decoder, (reading, writing) in zip(decoders, found, strict=True):
+            for decoder, (reading, _) in zip(decoders, found, strict=True):
                 decoder.forget()
-                times = [time.perf_counter()]
+                before = time.perf_counter()
                 decoder.read(prompt)
-                times.append(time.perf_counter())
-                for letter in letters:
-                    decoder.read(letter)
-                times.append(time.perf_counter())
-                if turn:  # the first one warms up
-                    reading.append(times[1] - times[0])
-                    writing.append((times[2] - times[1]) / plan.letters)
+                reading += [time.perf_counter() - before] if turn else []  # the first one warms up
+            for run in (letters[at : at + RUN] for at in range(0, plan.letters, RUN)):
+                for decoder, (_, writing) in zip(decoders, found, strict=True):
+                    before = time.perf_counter()
+                    for letter in run:
+                        decoder.read(letter)
+                    writing += [(time.perf_counter() - before) / len(run)] if turn else []
     finally:
         gc.enable()
     return found
