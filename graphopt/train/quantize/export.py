@@ -113,6 +113,7 @@ def _value(
         np.zeros(()),
         "trained",
     )
+    _rectify(node, quantizer)
     ahead = [node.outputs[0]]
     before = node.inputs[0]
     producer = None if before is None else before.producer()
@@ -135,10 +136,26 @@ def _value(
         parameters[value] = found
 
 
+def _rectify(node: ir.Node, quantizer: ValueQuantizer) -> None:
+    """Make a Relu of a Clip whose upper end the levels keep to: runtimes look at the range of the storage only."""
+    before = node.inputs[0]
+    clip = None if before is None else before.producer()
+    if clip is None or clip.op_type != "Clip" or not quantizer.grid.clipped or quantizer.constraint.upper is None:
+        return
+    assert before is not None
+    if len(before.uses()) == 1:
+        clip.op_type = "Relu"
+        clip.resize_inputs(1)
+
+
 def _turn(graph: ir.Graph) -> None:
-    """Store constants that the exporter transposes or reshapes as they are read: weights, axes of a mean."""
+    """Store constants that the exporter transposes, reshapes or casts as they are read: weights, axes, ends."""
     for node in list(graph):
-        value = node.inputs[0] if node.op_type in ("Transpose", "Reshape") else None
+        value = node.inputs[0] if node.op_type in ("CastLike", "Reshape", "Transpose") else None
+        if node.op_type == "CastLike" and value is not None and _dtype(value) == _dtype(node.inputs[1]):
+            ir.convenience.replace_all_uses_with(node.outputs[0], value)
+            graph.remove(node, safe=True)
+            continue
         others = [None if one is None else one.const_value for one in node.inputs[1:]]
         if value is None or value.const_value is None or None in others or value.is_graph_input():
             continue
@@ -156,6 +173,13 @@ def _turn(graph: ir.Graph) -> None:
             graph.register_initializer(turned)
         ir.convenience.replace_all_uses_with(node.outputs[0], turned)
         graph.remove(node, safe=True)
+
+
+def _dtype(value: ir.Value | None) -> ir.DataType | None:
+    """Return the type of a value; of what the exporter left without one in a function, that of its constant."""
+    if value is None or value.dtype is not None or value.const_value is None:
+        return None if value is None else value.dtype
+    return value.const_value.dtype
 
 
 def _weight(

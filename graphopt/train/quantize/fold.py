@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn.utils import parametrize
 
 from graphopt.errors import GraphoptError
 
@@ -42,8 +41,16 @@ def folded(net: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
         example: Inputs of ``forward``, batch first; only their shapes count.
 
     Raises:
-        GraphoptError: The net cannot be traced: what it does depends on numbers that it computes.
+        GraphoptError: The net cannot be traced: what it does depends on numbers that it computes; or a weight of a layer
+            is computed (a mask of ``torch.nn.utils.prune``, a parametrization).
     """
+    for name, module in net.named_modules():
+        if isinstance(module, LAYERS) and "weight" not in module._parameters:
+            raise GraphoptError(
+                "a weight that is computed cannot be quantized",
+                f"{name}.weight",
+                "make it permanent: torch.nn.utils.prune.remove, or parametrize.remove_parametrizations",
+            )
     graph_module = _traced(copy.deepcopy(net).eval())
     with torch.no_grad():
         ShapeProp(graph_module).propagate(*(one.to(_device(net)) for one in example))
@@ -99,8 +106,6 @@ def _pair(
         return None, None  # it norms by the batch
     if isinstance(layer, nn.Linear) and rank(before) != 2:
         return None, None  # the norm goes along another axis
-    if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
-        return None, None
     return layer, norm
 
 

@@ -48,11 +48,13 @@ class Sums:
 
     Attributes:
         terms: int32 numbers ``[n, channels, ...]``, and their scales: float64, a number or ``[channels]``.
-        rectified: What is below zero counts as zero.
+        low: What is below counts as this: 0 behind a ReLU.
+        high: What is above counts as this: 6 behind a ReLU6.
     """
 
     terms: tuple[tuple[np.ndarray, np.ndarray], ...]
-    rectified: bool = False
+    low: float = -math.inf
+    high: float = math.inf
 
     def levels(self, scale: np.ndarray, zero: np.ndarray, kind: np.dtype) -> np.ndarray:
         """Return ``clip(round(sum / scale) + zero)`` as int32, in the range of an integer type."""
@@ -67,16 +69,17 @@ class Sums:
         for (numbers, _), ratio in zip(self.terms, ratios, strict=True):
             factors = np.rint(np.ldexp(ratio, shift)).astype(np.int64)
             total = total + numbers.astype(np.int64) * _along(factors, 1, numbers.ndim)
-        rounded = _shifted(np.asarray(total), shift)
-        if self.rectified:
-            rounded = np.maximum(rounded, 0)
         limits = np.iinfo(kind)
-        return np.clip(rounded + int(zero), limits.min, limits.max).astype(np.int32)
+        # Rounding keeps the order: what is cut off first and rounded then may be rounded first.
+        ends = [
+            min(max(np.rint(end / float(scale)) + int(zero), limits.min), limits.max) for end in (self.low, self.high)
+        ]
+        return np.clip(_shifted(np.asarray(total), shift) + int(zero), *map(int, ends)).astype(np.int32)
 
     def numbers(self) -> np.ndarray:
         """Return the sums as float32."""
         found = sum(numbers * _along(scale, 1, numbers.ndim) for numbers, scale in self.terms)
-        return np.asarray(np.maximum(found, 0) if self.rectified else found, np.float32)
+        return np.clip(found, self.low, self.high).astype(np.float32)
 
 
 Known = Levels | Sums | np.ndarray
@@ -166,10 +169,12 @@ def _dequantize(node: ir.Node, inputs: list[Known | None]) -> Levels:
     return Levels(q.astype(np.int32), scale, zero, node.attributes.get_int("axis", 1))
 
 
-def _clip(node: ir.Node, inputs: list[Known | None]) -> np.ndarray:
-    if not isinstance(inputs[0], np.ndarray):
-        raise _FloatError("it clips what is not on levels")
-    return np.clip(inputs[0], np.asarray(inputs[1]), np.asarray(inputs[2]))
+def _clip(node: ir.Node, inputs: list[Known | None]) -> Known:
+    low, high = (np.asarray(one) for one in inputs[1:])
+    if isinstance(inputs[0], np.ndarray):
+        return np.clip(inputs[0], low, high)
+    value = _sums(inputs[0])
+    return replace(value, low=max(value.low, float(low)), high=min(value.high, float(high)))
 
 
 def _conv(node: ir.Node, inputs: list[Known | None]) -> Sums:
@@ -223,15 +228,12 @@ def _product(found: np.ndarray, x: Levels, weight: Levels, inputs: list[Known | 
 
 def _relu(node: ir.Node, inputs: list[Known | None]) -> Sums:
     value = _sums(inputs[0])
-    if len(value.terms) == 1:
-        ((numbers, scale),) = value.terms
-        return Sums(((np.maximum(numbers, 0), scale),))
-    return replace(value, rectified=True)
+    return replace(value, low=max(value.low, 0.0))
 
 
 def _add(node: ir.Node, inputs: list[Known | None]) -> Sums:
     values = [_sums(one) for one in inputs]
-    if any(one.rectified for one in values):
+    if any(one.low > -math.inf or one.high < math.inf for one in values):
         raise _FloatError("it adds what was cut off and is not on levels")
     return Sums(tuple(term for one in values for term in one.terms))
 

@@ -112,7 +112,7 @@ def quantizable(net: fx.GraphModule, settings: QuantizeSettings, example: tuple[
     """Put quantizers into a folded net, in place.
 
     Raises:
-        GraphoptError: It has no layer to quantize, or a weight that is computed (a mask of ``torch.nn.utils.prune``).
+        GraphoptError: It has no layer to quantize.
     """
     device = next((one.device for one in net.parameters()), torch.device("cpu"))
     with torch.no_grad():
@@ -261,14 +261,7 @@ class _Work:
 
 def _layer(net: fx.GraphModule, name: str, number: int, per_filter: bool) -> Layer:
     module = net.get_submodule(name)
-    weight = module._parameters.get("weight")
-    if weight is None or parametrize.is_parametrized(module):
-        raise GraphoptError(
-            "a weight that is computed cannot be quantized",
-            f"{name}.weight",
-            "make it permanent: torch.nn.utils.prune.remove, or torch.nn.utils.parametrize.remove_parametrizations",
-        )
-    quantizer = WeightQuantizer(weight, levels(number, signed=True))
+    quantizer = WeightQuantizer(module.get_parameter("weight"), levels(number, signed=True))
     parametrize.register_parametrization(module, "weight", quantizer)
     return Layer(name, module, quantizer, per_filter)
 

@@ -22,7 +22,7 @@ CENTRED = Constraint(zero_point=0)
 
 def of_filters(weight: Tensor, grid: Grid, *, per_filter: bool = True) -> Parameters:
     """Return scales ``[out]`` of a weight ``[out, ...]`` with the least squared error of each filter (or of all)."""
-    rows = weight.detach().float().cpu().numpy().reshape(len(weight), -1)
+    rows = weight.detach().float().cpu().numpy().reshape(len(weight), int(np.prod(weight.shape[1:])))
     if per_filter or not rows.size:
         return solve_rows(rows, grid, CENTRED)
     found = solve_rows(rows.reshape(1, -1), grid, CENTRED)
