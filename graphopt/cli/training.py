@@ -92,14 +92,14 @@ def run(
     from graphopt.train.run import Run
 
     read = recipes.load(recipe, changes or (), seed)
-    with terminal.progress() as step:
-        say = (lambda line: None) if json else (lambda line: step.note(f"✓ {line}"))
-        work = Run(method, read, where, restart=restart, say=say, progress=step)
-        try:
-            found = work(output)
-        except KeyboardInterrupt:
-            terminal.diagnostics().print(f"what is done is kept in {where}: the same command goes on from there")
-            raise
+    try:
+        with terminal.progress() as step:
+            say = (lambda line: None) if json else (lambda line: step.note(f"✓ {line}"))
+            found = Run(method, read, where, restart=restart, say=say, progress=step)(output)
+    except KeyboardInterrupt:
+        note = f"what is done is kept in {where}: the same command goes on from there"
+        terminal.diagnostics().print(note, soft_wrap=True)
+        raise
     if found is None:  # another process of torchrun prints
         return
     if report is not None:

@@ -1,0 +1,53 @@
+"""A family that users could have written: three classes of points, a few layers."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from graphopt.torch_export import export
+from graphopt.train.data import Data
+from graphopt.train.family import Family
+from graphopt.train.task import CLASSIFICATION
+from tests.train import nets
+
+
+def new(seed: int = 0, hidden: int = 13, depth: int = 1) -> nn.Module:
+    """Return a net with random weights, with so many layers of hidden units."""
+    if hidden < 1:
+        raise ValueError(f"{hidden} hidden units")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sizes = [nets.FEATURES, *[hidden] * depth]
+        layers = [one for a, b in itertools.pairwise(sizes) for one in (nn.Linear(a, b), nn.ReLU())]
+        return nn.Sequential(*layers, nn.Linear(sizes[-1], nets.CLASSES))
+
+
+def data(train: int = 61, test: int = 31) -> Data:
+    """Return points."""
+    return nets.data(train, test)
+
+
+def to_onnx(net: nn.Module) -> ir.Model:
+    """Return the net with its batch left open."""
+    return export(
+        net,
+        (torch.zeros(2, nets.FEATURES),),
+        dynamic_shapes=({0: "batch"},),
+        input_names=["points"],
+        output_names=["logits"],
+    )
+
+
+FAMILY = Family(
+    "points", new, data, CLASSIFICATION, lambda net: (torch.zeros(2, nets.FEATURES),), to_onnx, "points", "logits"
+)
+
+NOT_A_FAMILY = new
+
+# Its exporter writes another net than it is given.
+BROKEN = replace(FAMILY, name="broken", export=lambda net: to_onnx(new(seed=99)))
