@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,8 @@ ORIGINAL = files.Remote(
 
 _RECORD = 1 + 3 * SIDE * SIDE
 """Bytes of an image in the originals: the label, then red, green, blue, row by row."""
+
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 
 
 def present() -> bool:
@@ -115,7 +119,7 @@ def _decoded(path: Path, part: str, limit: int) -> tuple[np.ndarray, Tensor]:
         for index in range(n):
             image = Image.open(io.BytesIO(data[offsets[index] : offsets[index + 1]].tobytes()))
             images[index] = np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, KeyError) as problem:
+    except _UNREADABLE as problem:
         raise _damaged(path, problem) from problem
     return images.transpose(0, 3, 1, 2), torch.from_numpy(labels[:n].astype(np.int64))
 
@@ -132,7 +136,7 @@ def _read(path: Path, part: str, limit: int) -> tuple[np.ndarray, Tensor]:
                 if content is not None:
                     found[name] = np.frombuffer(content.read(), np.uint8).reshape(-1, _RECORD)
         records = np.concatenate([found[name] for name in names])[:limit]
-    except (OSError, EOFError, tarfile.TarError, ValueError, KeyError) as problem:
+    except _UNREADABLE as problem:
         raise _damaged(path, problem) from problem
     return records[:, 1:].reshape(-1, 3, SIDE, SIDE), torch.from_numpy(records[:, 0].astype(np.int64))
 

@@ -149,7 +149,8 @@ def test_every_recipe_is_read_and_fits_its_family(name: str) -> None:
         digits = ["data.name=digits"] if "size" in small else []
         data = recipe.load(name, [*changes, *digits, "data.train=7", "data.test=2"]).load_data()
         assert (len(data.train), len(data.test)) == (7, 2)
-    assert found.prune is not None and found.quantize is not None
+        assert found.quantize is not None
+    assert found.prune is not None
 
 
 def test_a_recipe_with_a_wrong_option_says_so() -> None:

@@ -55,11 +55,12 @@ def main(arguments: list[str]) -> int:
     if any("weights" in change for change in reduced) and files.present("cifar10_resnet20.safetensors") is None:
         reduced = [change for change in reduced if "weights" not in change]
         print("The published weights are not here: training starts from random ones.")
+    changes = [*reduced, *chosen.set]
     try:
-        found = recipe.load(chosen.family, [*reduced, *chosen.set], chosen.seed)
+        found = recipe.load(chosen.family, changes, chosen.seed)
         print(
-            f"{found.family.name}, seed {found.seed}",
-            *[f"with {' '.join([*reduced, *chosen.set])}"] * bool(reduced or chosen.set),
+            f"{found.family.name}, seed {found.seed}, recipe "
+            + (f"with {' '.join(changes)}" if changes else "as it is")
         )
         print(machine())
         if chosen.out is not None:
