@@ -1,52 +1,27 @@
-"""Masks that are left on a net are seen by the exporter, and what they make superfluous is removed."""
+"""Masks that are left on a net, as torch's own pruning leaves them. What the exporter makes of them: test_units.py."""
 
 from __future__ import annotations
 
-import copy
-
-import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-import graphopt
 from graphopt.train.prune import attach
-from graphopt.train.prune.groups import Group, Slice
-from graphopt.train.prune.structures import Together
 from tests.train.prune.nets import convolutional, perceptron
 
 
-def units(count: int) -> Together:
-    """Hidden units of the perceptron."""
-    import numpy as np
-
-    shapes = {name: one.shape for name, one in perceptron(hidden=count).named_parameters()}
-    index = np.arange(count)[:, None]
-    writes = (Slice("0.weight", 0, index), Slice("0.bias", 0, index))
-    return Together(Group("0.weight", "hidden", count, writes, (Slice("2.weight", 1, index),)), shapes)
-
-
-def test_hidden_units_are_gone_after_optimize() -> None:
-    net = perceptron(hidden=64)
-    chosen = torch.arange(64) % 4 != 0
-    masks = units(64).masks(chosen)
-    plain = copy.deepcopy(net)
+def test_the_net_computes_with_its_masks() -> None:
+    """Bit by bit what it computes with zeros in place, under the names of torch's own pruning."""
+    net, masked = perceptron(hidden=16), perceptron(hidden=16)
+    mask = torch.rand(16, 7, generator=torch.Generator().manual_seed(0)) < 0.7
     with torch.no_grad():
-        for name, mask in masks.items():
-            plain.get_parameter(name)[mask] = 0
-    assert attach(net, masks) is net
+        net.get_parameter("0.weight")[mask] = 0
+    assert attach(masked, {"0.weight": mask}) is masked
     x = torch.randn(5, 7)
-    assert torch.equal(net(x), plain(x))
-    model = graphopt.export(net, (x,))
-    held = {name: value.const_value for name, value in model.graph.initializers.items()}
-    assert any("mask" in name for name in held), "the mask is an initializer"
-    result = graphopt.optimize(model)
-    assert result.report.verify is not None and result.report.verify.passed
-    shapes = sorted(tuple(value.shape) for value in result.model.graph.initializers.values() if value.shape)  # type: ignore[arg-type]
-    assert (7, 16) in shapes or (16, 7) in shapes
-    assert (16, 3) in shapes or (3, 16) in shapes
-    assert isinstance(result.model, ir.Model)
+    assert torch.equal(net(x), masked(x))
+    assert torch.equal(masked.get_buffer("0.weight_mask"), (~mask).float())
+    assert "0.weight_orig" in dict(masked.named_parameters())
 
 
 def test_a_mask_of_nothing_is_not_attached() -> None:

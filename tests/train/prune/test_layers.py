@@ -27,6 +27,7 @@ CASES: list[tuple[Layer, tuple[int, ...]]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize(("layer", "shape"), CASES, ids=[str(layer) for layer, _ in CASES])
 def test_matrix_times_rows_is_the_layer(layer: Layer, shape: tuple[int, ...]) -> None:
     layer = layer.double()
