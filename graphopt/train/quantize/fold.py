@@ -41,8 +41,8 @@ def folded(net: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
         example: Inputs of ``forward``, batch first; only their shapes count.
 
     Raises:
-        GraphoptError: The net cannot be traced: what it does depends on numbers that it computes; or a weight of a layer
-            is computed (a mask of ``torch.nn.utils.prune``, a parametrization).
+        GraphoptError: The net cannot be traced: what it does depends on numbers that it computes. Or the weight of a
+            layer is computed (a mask of ``torch.nn.utils.prune``, a parametrization).
     """
     for name, module in net.named_modules():
         if isinstance(module, LAYERS) and "weight" not in module._parameters:

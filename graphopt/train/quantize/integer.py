@@ -71,10 +71,11 @@ class Sums:
             total = total + numbers.astype(np.int64) * _along(factors, 1, numbers.ndim)
         limits = np.iinfo(kind)
         # Rounding keeps the order: what is cut off first and rounded then may be rounded first.
-        ends = [
-            min(max(np.rint(end / float(scale)) + int(zero), limits.min), limits.max) for end in (self.low, self.high)
-        ]
-        return np.clip(_shifted(np.asarray(total), shift) + int(zero), *map(int, ends)).astype(np.int32)
+        low, high = (
+            int(min(max(np.rint(end / float(scale)) + int(zero), limits.min), limits.max))
+            for end in (self.low, self.high)
+        )
+        return np.clip(_shifted(np.asarray(total), shift) + int(zero), low, high).astype(np.int32)
 
     def numbers(self) -> np.ndarray:
         """Return the sums as float32."""

@@ -173,9 +173,7 @@ class Process:
     def _errors(self, layer: Layer) -> np.ndarray:
         """Return ``[out]``: squared error of each filter on its levels, over its squared weights."""
         found = solve.of_filters(layer.latent, layer.quantizer.grid, per_filter=self.settings.per_filter)
-        rows = (
-            layer.latent.detach().float().cpu().numpy().reshape(layer.components, int(np.prod(layer.latent.shape[1:])))
-        )
+        rows = solve.rows_of(layer.latent)
         errors = squared_error(rows, found.scale, found.zero_point, layer.quantizer.grid)
         powers = (rows.astype(np.float64) ** 2).mean(axis=1) if rows.shape[1] else np.zeros(len(rows))
         return np.divide(errors, powers, out=np.zeros(len(rows)), where=powers > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,7 @@ CENTRED = Constraint(zero_point=0)
 
 def of_filters(weight: Tensor, grid: Grid, *, per_filter: bool = True) -> Parameters:
     """Return scales ``[out]`` of a weight ``[out, ...]`` with the least squared error of each filter (or of all)."""
-    rows = weight.detach().float().cpu().numpy().reshape(len(weight), int(np.prod(weight.shape[1:])))
+    rows = rows_of(weight)
     if per_filter or not rows.size:
         return solve_rows(rows, grid, CENTRED)
     found = solve_rows(rows.reshape(1, -1), grid, CENTRED)
@@ -30,6 +31,12 @@ def of_filters(weight: Tensor, grid: Grid, *, per_filter: bool = True) -> Parame
         np.repeat(one, len(rows)) for one in (found.scale, found.zero_point, found.mse, found.power)
     )
     return Parameters(scale, zero, mse, power, found.method)
+
+
+def rows_of(weight: Tensor) -> np.ndarray:
+    """Return a weight ``[out, ...]`` as float32 ``[out, K]``."""
+    array = weight.detach().float().cpu().numpy()
+    return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
 def of_values(quantizer: ValueQuantizer, histogram: Histogram, name: str) -> Parameters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class Perceptron(nn.Module):
         super().__init__()
         self.shape = (7,)
         sizes = (7, *widths, 3)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 
     def forward(self, image: Tensor) -> Tensor:
         """``[n, 7]`` to ``[n, 3]``."""

@@ -25,7 +25,7 @@ def norms(net):
 )  # fmt: skip
 def test_folded_equals_the_net(net):
     nets.seeded(net)
-    shape = getattr(net, "shape", (4, 9) if isinstance(list(net.children())[0], nn.Conv1d) else (4,))
+    shape = getattr(net, "shape", (4, 9) if isinstance(next(iter(net.children())), nn.Conv1d) else (4,))
     x = torch.randn(5, *shape, generator=torch.Generator().manual_seed(1))
     before = {name: one.clone() for name, one in net.state_dict().items()}
     found = folded(net, (x,))

@@ -17,7 +17,7 @@ def test_the_order_is_that_of_running_not_of_registration():
     net = nets.Residual()
     found = nets.prepared(net, nets.settings())
     assert [layer.name for layer in found.layers] == ["stem", "conv1", "conv2", "last", "head"]
-    assert [name for name, _ in net.named_children()][0] == "head"
+    assert next(name for name, _ in net.named_children()) == "head"
 
 
 @pytest.mark.parametrize("net", [nets.Residual(), nets.Residual(1, 1), nets.Chain(), nets.Perceptron(5, 1)])
@@ -39,7 +39,7 @@ def test_the_residual_stream_keeps_its_bits():
     by_layer = {layer.name: [found.values[name].grid.levels for name in layer.inputs] for layer in found.layers}
     assert by_layer == {"stem": [256], "conv1": [8], "conv2": [8], "last": [8], "head": [256]}
     unread = [name for name, reader in found.readers.items() if reader is None]
-    # The stream behind the stem, the operand conv2 and the input of the mean: integers of the runtime, read by no layer.
+    # The stream behind the stem, what conv2 adds to it, the input of the mean: integers that no layer reads.
     assert [found.values[name].grid.levels for name in unread] == [256] * 3
     same = nets.prepared(nets.Residual(), nets.settings(levels=256))
     assert len(found.values) == len(same.values) + 1  # one quantizer does for both readers where the levels agree

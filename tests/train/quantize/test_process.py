@@ -138,8 +138,8 @@ def test_gradients_reach_every_earlier_quantized_layer(strategy, monkeypatch):
         task.loss(process.found.net(x), y).backward()
         for layer in process.found.layers:
             gradient = layer.latent.grad
-            assert gradient is not None and gradient[layer.quantizer.active].abs().sum() > 0 or strategy == "neuron"
-            assert gradient is not None and gradient.abs().sum() > 0
+            active = layer.quantizer.active
+            assert gradient is not None and (gradient[active].abs().sum() > 0 or not active.any())
             layer.latent.grad = None
     # Rounding alone has no gradient: then nothing but the last bias would learn.
     monkeypatch.setattr(quantizers, "fake_quantize", lambda x, *rest, **more: x.detach().round())
@@ -214,7 +214,7 @@ def test_activations_that_are_not_finite_are_an_error():
         nets.process(net, nets.settings(strategy="direct", steps=1)).run()
 
 
-class Stop(Exception):
+class Stopped(Exception):  # noqa: N818
     """The power fails."""
 
 
@@ -231,18 +231,17 @@ def test_a_resumed_run_gives_the_same_net(tmp_path, strategy, after):
             nonlocal count
             count += 1
             if count == stop:
-                raise Stop
+                raise Stopped
 
         found = nets.prepared(net, given)
-        trainer = Trainer(
-            found.net, nets.data(net), nets.family(net).task, device="cpu", folder=folder, progress=progress
-        )
+        task = nets.family(net).task
+        trainer = Trainer(found.net, nets.data(net), task, device="cpu", folder=folder, progress=progress)
         process = Process(found, trainer, given)
         process.run()
         return found, process
 
     whole, _ = run(None)
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         run(tmp_path, stop=after)
     again, process = run(tmp_path)
     for name, one in whole.net.state_dict().items():

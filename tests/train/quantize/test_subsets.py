@@ -29,7 +29,7 @@ def test_sizes(components, expected):
 
 @pytest.mark.parametrize(("order", "number"), [([0, 2], 1), ([0, 0], 1), ([0, 1], 3), ([0, 1], 0), ([], 1)])
 def test_what_is_no_division_is_refused(order, number):
-    with pytest.raises(ValueError, match="order|subsets"):
+    with pytest.raises(ValueError, match=r"order|subsets"):
         subsets.divided(np.array(order, np.int64), number)
 
 
