@@ -85,7 +85,7 @@ clean:
 # installation brings none. CUDA kernels take minutes and their tests a GPU, so they are built when asked for.
 
 OPS_LIBRARY := runtime_ops/libgraphopt_ops.so
-OPS_SOURCES := $(shell find runtime_ops -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name CMakeLists.txt)
+OPS_SOURCES := $(shell find runtime_ops -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name '*.inc' -o -name CMakeLists.txt)
 CUDA        ?= OFF
 CXX_FOUND   := $(shell command -v $(CXX) || command -v c++ || command -v clang++)
 CMAKE       := $(or $(shell command -v cmake),$(BIN)/cmake)
