@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,13 +16,12 @@ from graphopt.train import distributed
 from graphopt.train.data import Samples, Split
 from graphopt.train.family import Family
 from graphopt.train.hooks import Held, Hook
-from graphopt.train.prune.groups import Group
-from graphopt.train.prune.layers import Layer, excluded, layers, outputs_axis
+from graphopt.train.prune.choice import chooser
+from graphopt.train.prune.layers import Layer, layers
 from graphopt.train.prune.scores import Scores, score
 from graphopt.train.prune.scores.surgery import Surgery
-from graphopt.train.prune.selection import merged, select
 from graphopt.train.prune.settings import PruneSettings
-from graphopt.train.prune.structures import Blocks, Masks, Pool, Runs, Single, Together
+from graphopt.train.prune.structures import Masks
 from graphopt.train.schedules import cubic
 from graphopt.train.trainer import Trainer
 
@@ -133,7 +132,7 @@ class _Rounds:
     def __init__(self, trainer: Trainer, settings: PruneSettings, family: Family | None) -> None:
         self._trainer, self._settings = trainer, settings
         self._layers = prunable(trainer.net, settings)
-        self._choose = _chooser(trainer.net, self._layers, settings, family)
+        self._choose = chooser(trainer.net, self._layers, settings, family)
 
     def run(self, held: Held, record: _Record) -> None:
         rounds = self._settings.rounds
@@ -226,70 +225,3 @@ def held_share(held: Mapping[str, Tensor], scored: Mapping[str, Sequence[Layer]]
     """Return which share of the weights of these layers is held."""
     total = sum(users[0].weight.numel() for users in scored.values())
     return sum(int(held[name].sum()) for name in scored if name in held) / total
-
-
-Chooser = Callable[[Scores, Mapping[str, Tensor], float], Masks]
-"""From scores, what is held and the share of the way that is behind us to the masks of this round."""
-
-
-def _chooser(
-    net: nn.Module, scored: Mapping[str, Sequence[Layer]], settings: PruneSettings, family: Family | None
-) -> Chooser:
-    if settings.structure == "n:m":
-        runs = list(_runs(scored, settings))
-        return lambda scores, held, share: merged([one.select(scores, held, share) for one in runs])
-    pools = list(_pools(net, scored, settings, family))
-    return lambda scores, held, share: select(
-        pools, scores, held, share * settings.amount, settings.scope, normalise=settings.normalise
-    )
-
-
-def _runs(scored: Mapping[str, Sequence[Layer]], settings: PruneSettings) -> Iterator[Runs]:
-    for name, users in scored.items():
-        yield Runs(name, users[0].weight.shape, settings.n, settings.m, 1 - outputs_axis(users[0]))
-
-
-def _pools(
-    net: nn.Module, scored: Mapping[str, Sequence[Layer]], settings: PruneSettings, family: Family | None
-) -> Iterator[Pool]:
-    if not settings.grouped:
-        for name, users in scored.items():
-            shape = users[0].weight.shape
-            if settings.structure == "block":
-                yield Blocks(name, shape, *settings.block, transposed=outputs_axis(users[0]) == 1)
-            else:
-                yield Single(name, shape)
-        return
-    shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
-    yield from (Together(group, shapes) for group in _groups(net, settings, family))
-
-
-def _groups(net: nn.Module, settings: PruneSettings, family: Family | None) -> list[Group]:
-    """Return the groups that are to be pruned.
-
-    Raises:
-        UsageError: There is none, or no family to find them with.
-    """
-    from graphopt.train.prune import groups
-
-    if family is None:
-        raise UsageError(
-            f"structure '{settings.structure}' needs a family: its example inputs show what belongs together",
-            help="give one, or prune 'unstructured', 'block' or 'n:m'",
-        )
-    kinds = {"filter", "head", "hidden"} if settings.structure == "units" else {settings.structure}
-    if settings.stream:
-        kinds.add("stream")
-    found = family.groups(net) if family.groups else groups.groups(net, family.example(net), stream=settings.stream)
-    wanted = [one for one in found if one.kind in kinds and not _left_alone(one, settings.exclude)]
-    if not wanted:
-        there = ", ".join(sorted({one.kind for one in found})) or "none"
-        raise UsageError(
-            f"no group of kind {' or '.join(sorted(kinds))} is found", type(net).__name__, f"kinds that are: {there}"
-        )
-    return wanted
-
-
-def _left_alone(group: Group, exclude: Sequence[str]) -> bool:
-    names = [group.name, *(one.parameter for one in group.writes)]
-    return any(excluded(name, exclude) for name in names)

@@ -129,3 +129,31 @@ def test_the_least_important_units_go() -> None:
     )
     prune(trainer(model, images(8), images(8)), settings, knowing)
     assert gone(model, "hidden.weight") == {2, 7}
+
+
+class Wide(nn.Module):
+    """Widths of which a CPU's steps are a few."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 48)
+        self.last = nn.Linear(48, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(torch.relu(self.second(torch.relu(self.first(images.flatten(1)[:, :64])))))
+
+
+def test_with_latency_widths_are_steps_of_the_target() -> None:
+    """A quarter and a bit goes: without, to 45 and 34; with, to widths at which a CPU is faster, and stays there."""
+    wide = dataclasses.replace(FAMILY, new=Wide)
+    left = {}
+    for latency in (False, True):
+        torch.manual_seed(0)
+        model = Wide()
+        settings = PruneSettings(structure="hidden", latency=latency, amount=0.3, rounds=2, retrain=QUICK)
+        prune(trainer(model, images(48), images(16, 1)), settings, wide)
+        left[latency] = 64 - len(gone(model, "first.weight")), 48 - len(gone(model, "second.weight"))
+        assert gone(model, "second.weight", 1) == gone(model, "first.weight")
+    assert left[False] == (45, 34)
+    assert all(width % 16 == 0 and width <= size for width, size in zip(left[True], (64, 48), strict=True)), left
+    assert left[True] != (64, 48)
