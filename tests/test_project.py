@@ -237,7 +237,7 @@ def test_help_is_light() -> None:
 # --- what is installed ------------------------------------------------------------------------------------------------
 
 # import name -> distribution name, where they differ
-DISTRIBUTION = {"yaml": "pyyaml", "sklearn": "scikit-learn", "google": "protobuf"}
+DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "google": "protobuf"}
 
 
 def _declared(requirements: list[str]) -> set[str]:

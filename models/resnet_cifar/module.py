@@ -113,13 +113,15 @@ def new(
         size: Height and width of the images.
 
     Raises:
-        UsageError: The depth is not 6n + 2, or the file holds the weights of another net.
+        UsageError: The depth is not 6n + 2, there is no such shortcut, or the file holds the weights of another net.
         GraphoptError: The file is not there or cannot be read.
     """
     if depth < 8 or depth % 6 != 2:
         raise UsageError(
             f"a residual net of {depth} layers", "model.depth", "8, 14, 20, 26, ...: six a block, two more"
         )
+    if shortcut not in ("A", "B"):
+        raise UsageError(f"a shortcut '{shortcut}'", "model.shortcut", "A or B")
     net = seeded(
         seed, lambda: _started(ResNet((width, 2 * width, 4 * width), (depth - 2) // 6, shortcut == "B", size=size))
     )

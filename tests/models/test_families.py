@@ -178,6 +178,12 @@ def test_shortcut_b_is_a_convolution_and_the_identity_is_nothing() -> None:
     assert Block(4, 4, 1, False).shortcut(x) is x
 
 
+def test_a_shortcut_that_there_is_not() -> None:
+    assert any("projection" in name for name in family("resnet_cifar").new(depth=8, shortcut="B").state_dict())
+    with pytest.raises(UsageError, match="'C'"):
+        family("resnet_cifar").new(depth=8, shortcut="C")
+
+
 @pytest.mark.parametrize("depth", [2, 19, 0])
 def test_a_depth_that_there_is_not(depth: int) -> None:
     with pytest.raises(UsageError, match=str(depth)):
