@@ -40,6 +40,7 @@ def to_onnx(net: nn.Module) -> ir.Model:
         dynamic_shapes=({0: "batch"},),
         input_names=["points"],
         output_names=["logits"],
+        exporter="torchscript" if type(net) is nn.Sequential else "dynamo",  # the former is quick
     )
 
 

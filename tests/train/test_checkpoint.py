@@ -29,7 +29,7 @@ class StoppedError(Exception):
 
 
 def program(folder: Path | None, optimizer: str = "adam", stop: int | None = None, stages: int = 3) -> Trainer:
-    """Trains, then twice holds the smaller half of what is free and trains on; an error ends it after ``stop`` steps."""
+    """Trains, then twice holds the smaller half of what is free and trains on; ``stop`` steps on, an error ends it."""
     steps = 0
 
     def count(label: str, done: int, total: int) -> None:
