@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from graphopt.errors import UsageError, nearest
 from graphopt.models.classifier import classifier
+from graphopt.models.data import digits, images
 from graphopt.models.vit_tiny.module import new
 from graphopt.train.data import Data
 
-SETS = ("digits", "cifar10")
 
+def data(
+    name: str = "digits",
+    *,
+    train: int | None = None,
+    test: int | None = None,
+    size: int | None = None,
+    channels: int = 1,
+    augment: bool = True,
+) -> Data:
+    """Return images for nets that take ``[n, channels, size, size]``; ten classes in either case.
 
-def data(name: str = "digits", **options: Any) -> Data:
-    """Return the images of a data set, by its name; options are those of ``graphopt.models.data``.
+    Args:
+        name: ``digits``, which needs nothing, or ``cifar10``.
+        train: How many images to train on, the first ones; None: all.
+        test: How many to test on; None: all.
+        size: Height and width; None: as they are, 8 or 32.
+        channels: Of digits: 3 repeats the grey value. CIFAR-10 has 3.
+        augment: Random crops and mirror images of CIFAR-10. Digits are never changed.
 
     Raises:
-        UsageError: There is no such data set.
+        UsageError: There is no such data.
+        GraphoptError: As ``cifar10.load`` and ``digits.load``.
     """
-    if name not in SETS:
-        meant = nearest(name, SETS)
-        hint = f"did you mean {meant}? " if meant else ""
-        raise UsageError(f"unknown data '{name}'", where="vit_tiny", help=f"{hint}known: {', '.join(SETS)}")
-    from graphopt.models.data import cifar10, digits
-
-    return (digits if name == "digits" else cifar10).load(**options)
+    if name == "digits":
+        return digits.load(train=train, test=test, size=8 if size is None else size, channels=channels)
+    return images.load(name, train=train, test=test, size=32 if size is None else size, augment=augment)
 
 
 FAMILY = classifier("vit_tiny", new, data)

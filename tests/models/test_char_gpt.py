@@ -21,9 +21,14 @@ from graphopt.models.char_gpt import export, generate, letters, narrow, units
 from graphopt.models.char_gpt.family import FAMILY
 from graphopt.models.char_gpt.module import CharGPT, new
 from graphopt.models.data import shakespeare
+from graphopt.train import recipe
+from graphopt.train.data import Data
 from graphopt.train.family import family, names
+from graphopt.train.prune import PruneSettings, prune
 from graphopt.train.prune.groups import Group, Slice, groups
+from graphopt.train.settings import Settings
 from graphopt.train.task import LANGUAGE
+from graphopt.train.trainer import Trainer
 
 LETTERS = "abcdefghijklm"
 WIDTH, SIZE, HIDDEN = 37, 6, 23
@@ -350,6 +355,62 @@ def test_a_search_in_the_graph_finds_the_same_units() -> None:
 
 def places(slices: Sequence[Slice]) -> dict[tuple[str, int], list[list[int]]]:
     return {(one.parameter, one.axis): np.sort(one.index, 1).tolist() for one in slices}
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rhyme(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """A text that repeats itself; what follows ``ba``, or ``da``, is known by who reads what was before them."""
+    text = tmp_path_factory.mktemp("rhyme") / "text.txt"
+    text.write_text("bacbafdagdamjklhie" * 60, encoding="utf-8")
+    return FAMILY.data(text=text, window=13)
+
+
+FAST = Settings(epochs=6, batch=8, optimizer="adamw", rate=1e-2, schedule="cosine", clip=1.0)
+
+
+def test_a_rhyme_is_learnt_and_pruning_keeps_it(rhyme: Data) -> None:
+    """Half of the heads and hidden units, in rounds: gone from the file, which is as perplexed as torch."""
+    model = net()
+    trainer = Trainer(model, rhyme, LANGUAGE, seed=1)
+    assert trainer.evaluate() > 8
+    trainer.fit(FAST)
+    assert trainer.evaluate() < 1.5
+    settings = PruneSettings(score="taylor", structure="units", amount=0.5, rounds=2, samples=32, retrain=FAST)
+    found = prune(Trainer(model, rhyme, LANGUAGE, seed=1), settings, FAMILY)
+    assert found.figure < 1.5
+    for layer in model.parts():
+        assert layer.attention is not None
+        heads = (layer.attention.output.weight.unflatten(1, (6, SIZE)) == 0).all(2).all(0)
+        assert int(heads.sum()) == 3
+        assert int((layer.feed.down.weight == 0).all(0).sum()) in (HIDDEN // 2, HIDDEN // 2 + 1)
+        assert not (layer.attention.key.weight == 0).any()
+    result = optimize(file_of(model), measure=False)
+    left = numbers_of(model, 3, HIDDEN // 2 + 1)
+    assert left <= result.report.after.parameters <= left + 3 * WIDTH * 2 + SPARE
+    assert FAMILY.feeds is not None
+    feeds = FAMILY.feeds(model, rhyme.test.inputs.numpy())  # type: ignore[attr-defined]
+    logits = runtime.run(runtime.session(result.model), feeds)[0]
+    total, count = LANGUAGE.count(torch.from_numpy(logits), rhyme.test.targets)  # type: ignore[attr-defined]
+    assert LANGUAGE.finish(float(total) / count) == pytest.approx(found.figure, rel=1e-5)
+
+
+def test_heads_alone(rhyme: Data) -> None:
+    model = net()
+    settings = PruneSettings(score="magnitude", structure="head", rounds=1, samples=8, retrain=Settings(epochs=0))
+    prune(Trainer(model, rhyme, LANGUAGE), settings, FAMILY)
+    zero = {name for name, one in model.named_parameters() if (one == 0).any()}
+    assert zero == {f"layers.{i}.attention.{name}.weight" for i in (0, 1) for name in ("output", "query")}
+
+
+def test_the_recipe_is_the_net_of_the_readme() -> None:
+    found = recipe.load("char_gpt")
+    assert found.family is FAMILY and found.prune is not None and found.prune.structure == "units"
+    made = found.new_net()
+    assert isinstance(made, CharGPT) and made.letters == letters.LETTERS
+    assert sum(one.numel() for one in made.parameters()) == 804_224
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

@@ -16,9 +16,12 @@ from graphopt import optimize, runtime
 from graphopt.errors import UsageError
 from graphopt.models.vit_tiny.family import FAMILY
 from graphopt.models.vit_tiny.module import VitTiny, new
+from graphopt.train import recipe
 from graphopt.train.family import family, names
 from graphopt.train.prune.groups import Group, Slice, groups
+from graphopt.train.settings import Settings
 from graphopt.train.task import CLASSIFICATION
+from graphopt.train.trainer import Trainer
 
 WIDTH, HEADS, SIZE, HIDDEN = 37, 5, 6, 23
 """None divides another; the width is prime."""
@@ -199,3 +202,17 @@ def test_zeros_in_what_is_written_remove_a_unit() -> None:
             torch.testing.assert_close(model(x), wanted, rtol=0, atol=5e-6)
             fill(model, group, [0], 7.0, reads=True)
             assert (model(x) - wanted).abs().max() > 1e-2
+
+
+def test_digits_are_learnt() -> None:
+    model = new(patch=4, width=24, heads=3, hidden=24, depth=1)
+    trainer = Trainer(model, FAMILY.data(), CLASSIFICATION)
+    assert trainer.evaluate() < 0.3
+    trainer.fit(Settings(epochs=6, batch=64, optimizer="adamw", rate=5e-3, clip=1.0))
+    assert trainer.evaluate() > 0.85
+
+
+def test_the_recipe_is_the_net_of_the_readme() -> None:
+    made = recipe.load("vit_tiny")
+    assert made.family is FAMILY and made.prune is not None and made.prune.structure == "units"
+    assert sum(one.numel() for one in made.new_net().parameters()) == 136_138

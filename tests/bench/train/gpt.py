@@ -32,7 +32,7 @@ import torch
 
 import graphopt
 from graphopt import model as models
-from graphopt import runtime
+from graphopt import pipeline, runtime
 from graphopt.facts.stats import stats
 from graphopt.models.char_gpt import narrow
 from graphopt.models.char_gpt.export import OUTPUT, feeds, to_onnx
@@ -189,7 +189,7 @@ def table(lines: Sequence[Line], data: Data, plan: Plan, first: int) -> None:
     names = ["file", "perplexity: torch", "onnxruntime", "parameters", "MACs/letter", "bytes"]
     print("\n" + head([*names, f"prompt of {plan.prompt}: letters/s", "", "one by one: letters/s", ""]))
     for line, times in zip(lines, timed, strict=True):
-        known = stats(models.load(line.path))
+        known = stats(pipeline.prepared(line.path).model)  # with the shapes that the file does not state
         cells = [
             "" if np.isnan(line.torch) else f"{line.torch:.4f}",
             f"{perplexity(line.path, line.net, data.test):.4f}",
