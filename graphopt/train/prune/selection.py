@@ -67,13 +67,13 @@ def _least(worth: Sequence[Tensor], gone: Sequence[Tensor], amount: float) -> li
     free = []  # whatever may go: all that is left of a pool but its most important unit
     for away, one in zip(gone, worth, strict=True):
         left = (~away).nonzero().flatten()
-        order = left[one[left].argsort(stable=True)]
-        free.append(order[:-1].sort().values)
+        most = (one[left] == one[left].max()).nonzero()[-1] if len(left) else 0
+        free.append(torch.cat([left[:most], left[most + 1 :]]))
     numbers = torch.cat([one[places] for one, places in zip(worth, free, strict=True)])
-    of = torch.repeat_interleave(torch.arange(len(free)), torch.tensor([len(places) for places in free]))
-    places = torch.cat(free)
-    for at in numbers.argsort(stable=True)[:number].tolist():
-        chosen[int(of[at])][places[at]] = True
+    least = torch.zeros(len(numbers), dtype=torch.bool)
+    least[numbers.argsort(stable=True)[:number]] = True
+    for away, places, some in zip(chosen, free, least.split([len(places) for places in free]), strict=True):
+        away[places[some]] = True
     return chosen
 
 

@@ -197,7 +197,7 @@ def converged(seed: int, decay: float) -> dict[str, float]:
 def correlations(ranks: dict[str, list[float]], seeds: int) -> None:
     """Print how well scores rank weights as ``exact`` does."""
     print("\nSpearman's correlation with `exact`\n")
-    columns = {"MLP 300-100, trained": ranks}
+    columns = {"MLP 300-100, trained": ranks} if ranks else {}
     for decay, title in ((1e-3, "small net, converged with weight decay"), (0.0, "small net, fits its data")):
         columns[title] = {}
         for seed in range(seeds):
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))
+    parser.add_argument("--nets", nargs="*", choices=list(NETS), default=list(NETS))
     parser.add_argument("--scores", nargs="+", choices=ALL, default=ALL)
     parser.add_argument("--amounts", nargs="+", type=float, default=AMOUNTS)
     parser.add_argument("--png", type=Path, help="draw the re-trained accuracies, too")
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epochs = f"{ROUNDS} rounds of {RETRAIN.epochs} epochs"
         table(f"Re-trained ({epochs})", after[kind], chosen.scores, chosen.amounts)
     correlations(ranks, chosen.seeds)
-    if chosen.png:
+    if chosen.png and after:
         draw(chosen.png, after, before, chosen.amounts)
     print(f"\n{chosen.seeds} seeds, one core, {time.monotonic() - began:.0f} s")
 
