@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from graphopt.errors import UsageError
-from graphopt.train.binary.deploy import to_onnx
+from graphopt.train.binary.deploy import only_input, to_onnx
 from graphopt.train.binary.form import binary_form
 from graphopt.train.binary.layers import binarize_net, without_errors
 from graphopt.train.binary.schedules import Course
@@ -103,10 +103,11 @@ def binarize(
         start: A float net to start from, see ``binary_net``.
 
     Raises:
-        UsageError: The net has no layer that could be binary.
+        UsageError: The net has no layer that could be binary, or takes more than one input.
         GraphoptError: The loss is not finite; the checkpoint is of another training.
     """
     net, layers = binary_net(family, options, settings, seed=seed, start=start)
+    only_input(net, family)  # said before it is trained, not after
     trainer = Trainer(net, data, family.task, seed=seed, folder=folder, device=device, progress=progress)
     trainer.add("course", Course(net, settings.alpha))
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from torch import nn
+from torch import Tensor, nn
 
 from graphopt.errors import UsageError
+from graphopt.passes.lower.lower_binary import LowerBinary
 from graphopt.pipeline import optimize
 from graphopt.torch_export import export
 from graphopt.train.binary.layers import deployable
 from graphopt.train.family import Family
-
-WORTH = 1
-"""Fewest numbers side by side that become bits, where the size of the file counts and not only its speed."""
 
 
 def to_onnx(net: nn.Module, family: Family) -> ir.Model:
@@ -24,12 +22,10 @@ def to_onnx(net: nn.Module, family: Family) -> ir.Model:
     Raises:
         UsageError: The net takes more than one input.
     """
-    example = tuple(one.to(next(net.parameters()).device) for one in family.example(net))
-    if len(example) != 1:
-        raise UsageError(f"'{family.name}' takes {len(example)} inputs, and binary nets one", family.name)
+    example = only_input(net, family).to(next(net.parameters()).device)
     return export(
         deployable(net),
-        example,
+        (example,),
         dynamic_shapes=[{0: "batch"}],
         input_names=[family.input],
         output_names=[family.output],
@@ -37,7 +33,19 @@ def to_onnx(net: nn.Module, family: Family) -> ir.Model:
     )
 
 
-def lowered(model: ir.Model, *, least: int = WORTH) -> ir.Model:
+def only_input(net: nn.Module, family: Family) -> Tensor:
+    """Return the example of the one tensor that a net takes.
+
+    Raises:
+        UsageError: It takes more than one.
+    """
+    example = family.example(net)
+    if len(example) != 1:
+        raise UsageError(f"'{family.name}' takes {len(example)} inputs, and binary nets one", family.name)
+    return example[0]
+
+
+def lowered(model: ir.Model, *, least: int = LowerBinary.least) -> ir.Model:
     """Return an exported binary net with packed weights and thresholds.
 
     Batch-norms and scales go into the weights (``optimize``), then ``lower-binary`` stores the signs as bits; where the

@@ -124,8 +124,8 @@ def deployable(net: nn.Module) -> nn.Module:
 def _chosen(net: nn.Module, settings: BinarizeSettings) -> Iterator[str]:
     layers = [(name, one) for name, one in net.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
     for name, layer in layers[1:-1]:
-        if any(fnmatch(name, pattern) for pattern in settings.exclude):
-            continue
+        if type(layer) not in (nn.Conv2d, nn.Linear) or any(fnmatch(name, pattern) for pattern in settings.exclude):
+            continue  # others compute in their own way, or are never called, as in nn.MultiheadAttention
         shortcut = isinstance(layer, nn.Conv2d) and max(layer.kernel_size) == 1 and max(layer.stride) > 1
         if settings.shortcuts or not shortcut:
             yield name

@@ -187,8 +187,13 @@ def test_nets_without_a_layer_in_the_middle_and_nets_of_several_inputs_are_refus
     kind = family("mlp_digits")
     with pytest.raises(UsageError, match="no layer"):
         binary_net(kind, {"hidden": [5]}, QUICK)
+    pair = replace(kind, example=lambda net: (torch.zeros(2, 64), torch.zeros(2, 64)))
     with pytest.raises(UsageError, match="2 inputs"):
-        to_onnx(kind.new(**MLP), replace(kind, example=lambda net: (torch.zeros(2, 64), torch.zeros(2, 64))))
+        to_onnx(kind.new(**MLP), pair)
+    told: list[int] = []
+    with pytest.raises(UsageError, match="2 inputs"):  # before it is trained
+        binarize(pair, MLP, kind.data(), QUICK, progress=lambda label, done, total: told.append(done))
+    assert not told
 
 
 @pytest.fixture(autouse=True)

@@ -106,6 +106,8 @@ def test_which_layers_are_binary() -> None:
     assert all(one is before[name] for name, one in net.named_parameters()) and len(before) == 12
     assert binarize_net(Net(), replace(PLAIN, shortcuts=True)) == ["conv", "point", "shortcut.0", "hidden"]
     assert binarize_net(Net(), replace(PLAIN, exclude=("h*", "point"))) == ["conv"]
+    attention = nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 1), nn.Linear(4, 4), nn.Linear(4, 4))
+    assert binarize_net(attention, PLAIN) == ["2"]  # its own output layer is never called
     with pytest.raises(ValueError, match="no layer"):
         binarize_net(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), PLAIN)
 
