@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
@@ -66,6 +67,7 @@ def _of_groups(net: nn.Module, scored: Scored, settings: PruneSettings, family: 
             f"structure '{settings.structure}' needs a family: its example inputs show what belongs together",
             help="give one, or prune 'unstructured', 'block' or 'n:m'",
         )
+    net = _on_cpu(net)
     found, model = _found(net, family)
     kinds = {"filter", "head", "hidden"} if settings.structure == "units" else {settings.structure}
     if settings.stream:
@@ -81,6 +83,11 @@ def _of_groups(net: nn.Module, scored: Scored, settings: PruneSettings, family: 
     if not settings.latency:
         return _least(pools, settings)
     return _fastest(pools, model or groups.exported(net, family.example(net)), settings)
+
+
+def _on_cpu(net: nn.Module) -> nn.Module:
+    """Return the net where the exporter wants it, and where example inputs are."""
+    return net if all(one.device.type == "cpu" for one in net.parameters()) else copy.deepcopy(net).cpu()
 
 
 def _found(net: nn.Module, family: Family) -> tuple[list[Group], ir.Model | None]:
