@@ -76,7 +76,10 @@ class Read:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Product:
-    """A contraction with weights: the cells that it reads (if any have) and writes."""
+    """A contraction: the cells that it reads (if any have) and writes.
+
+    ``kind`` is ``computed`` where none of its operands is a weight: then the cells are those of its output alone.
+    """
 
     node: ir.Node
     kind: str
@@ -89,6 +92,7 @@ class Cells:
     """What the walk over one graph recorded."""
 
     facts: Facts
+    """Asked for constants alone."""
     parameters: Collection[str]
     count: int = 0
     parts: dict[ir.Value, dict[int, Part]] = field(default_factory=dict)
@@ -111,6 +115,11 @@ class Cells:
     softmaxes: list[np.ndarray] = field(default_factory=list)
     sums: list[np.ndarray] = field(default_factory=list)
     """Cells where several computed operands are added up."""
+    bare: Facts = field(init=False)
+    """What operators are asked with: nothing but constants is known, so that it is the same whatever was pruned."""
+
+    def __post_init__(self) -> None:
+        self.bare = Facts(self.facts.graph, self.facts.opset, self.facts.constants)
 
     def walk(self) -> Cells:
         """Look at every node of the graph, once."""
@@ -187,7 +196,7 @@ class Cells:
             return
         if all(value in self.free or value in self.weights for value in every):
             self.weights.update(node.outputs)
-        spec = None if rule is None else rule.spec(node, self.facts)
+        spec = None if rule is None else rule.spec(node, self.bare)
         if spec is None:
             for value in every:
                 self.pin_all(value, f"{node.op_type} {TIED if node.op_type in RECURRENT else UNKNOWN}")
@@ -327,7 +336,7 @@ class _Ties:
 
     def __init__(self, cells: Cells, node: ir.Node, spec: Spec) -> None:
         self.cells, self.node, self.spec, self.facts = cells, node, spec, cells.facts
-        self.roles = roles(node, spec, cells.facts)
+        self.roles = roles(node, spec, cells.facts, cells.free)
         self.links = list(spec.links)
         self.parts: list[list[Part]] = [cells.of(value) for value in node.inputs]
         self.read: set[int] = set()
@@ -461,9 +470,10 @@ class _Ties:
             if link.out_axis in axes and value is not None:
                 owned = any(link.axis in part.axes for part in self.parts[link.operand])
                 if not owned and not cells.is_free(value, link.axis):
-                    cells.pin(made.cells, f"it meets an axis of '{value.name}' that cannot be cut")
-        if any((position, axis) in self.spec.pinned for axis in axes):
-            cells.pin(made.cells, f"{node.op_type} broadcasts it by sizes that are not known")
+                    self._keep(made, link.out_axis, f"it meets an axis of '{value.name}' that cannot be cut")
+        for axis in axes:
+            if (position, axis) in self.spec.pinned:
+                self._keep(made, axis, f"{node.op_type} broadcasts it by sizes that are not known")
         self._mark(made, axes, sources)
 
     def _spread(self, source: _Source, made: Part) -> np.ndarray | None:
@@ -474,15 +484,26 @@ class _Ties:
         if made.axes[0] not in source.axes:
             # A factor inside of the leading one: that is the one whose positions leave, each with all of these.
             self.cells.pin(source.cells[source.cells >= 0], "it is a factor inside of another axis' positions")
-            lead = np.moveaxis(made.cells, inside, range(len(inside)))
-            rows = lead.reshape(-1, *lead.shape[len(inside) :])
-            self.cells.tie(np.broadcast_to(rows[:1], rows.shape), rows)
+            self._tie_along(made, inside)
             return None
         shape = [1] * len(made.axes)
         for place, at in enumerate(inside):
             shape[at] = source.cells.shape[place]
         ordered = source.cells.transpose([*np.argsort(inside), -1])
         return np.broadcast_to(ordered.reshape(*shape, -1), (*made.cells.shape, ordered.shape[-1]))
+
+    def _tie_along(self, made: Part, places: list[int]) -> None:
+        """Let what differs in these axes only have one fate."""
+        rows = np.moveaxis(made.cells, places, range(len(places)))
+        rows = rows.reshape(-1, *rows.shape[len(places) :])
+        self.cells.tie(np.broadcast_to(rows[:1], rows.shape), rows)
+
+    def _keep(self, made: Part, axis: int, reason: str) -> None:
+        """Let an axis stay as wide as it is: a factor inside of another can do so while positions of that leave."""
+        if axis == made.axes[0]:
+            self.cells.pin(made.cells, reason)
+        else:
+            self._tie_along(made, [made.axes.index(axis)])
 
     def _against(
         self, travel: Travel, shown: set[int], made: Part, links: list[Link], known: tuple[int | None, ...]
@@ -539,6 +560,8 @@ class _Ties:
             cells.tables.append(made.cells)
         kind = WEIGHTED.get(node.op_type)
         weights = [place for place, value in enumerate(node.inputs[:2]) if value in cells.weights]
+        if kind is not None and not weights:
+            cells.products.append(Product(node, "computed", None, made.cells))
         if kind is not None and len(weights) == 1 and any(each.operand == weights[0] for each in sources):
             other = 1 - weights[0]
             axis = self._contracted_axis(other)

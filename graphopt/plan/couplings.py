@@ -49,16 +49,22 @@ class Coupling:
     attends: bool
     """A softmax runs along: the units are heads."""
     joined: bool
-    """Several writers are added up: the units are channels of a stream."""
+    """Computed values are added up: the units are channels of a stream."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Width:
-    """A contraction with weights: how many positions it reads and writes for each unit, by number of the coupling."""
+    """A contraction: how many positions it reads and writes for each unit, by number of the coupling.
+
+    ``kind`` is ``convolution``, ``linear``, or ``computed`` where no operand is a weight: then ``outputs`` counts
+    positions of several axes of its output, of which there are ``cells`` in all.
+    """
 
     node: ir.Node
+    kind: str
     inputs: Mapping[int, int]
     outputs: Mapping[int, int]
+    cells: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,8 +199,9 @@ class _Solution:
             roots = np.array([root for root, _ in rows])
             number[roots] = len(found)
             writers = frozenset(kind for kind, marked in flags.writers.items() if marked[roots].any())
-            joined = bool(flags.joined[roots].any() and (flags.count[roots] > 1).any())
-            found.append(Coupling(len(rows), members, writers, bool(flags.attends[roots].any()), joined))
+            found.append(
+                Coupling(len(rows), members, writers, bool(flags.attends[roots].any()), bool(flags.joined[roots].any()))
+            )
         return Couplings(tuple(found), self._reasons(every, slot), tuple(self._widths(number)))
 
     @staticmethod
@@ -219,16 +226,15 @@ class _Solution:
 
     def _flags(self) -> _Flags:
         count = self.cells.count
-        flags = _Flags({}, *(np.zeros(count, kind) for kind in (bool, bool, np.int64)))
+        flags = _Flags({}, np.zeros(count, bool), np.zeros(count, bool))
         for cells in self.cells.softmaxes:
             flags.attends[self.roots[cells]] = True
         for cells in self.cells.sums:
             flags.joined[self.roots[cells]] = True
-        made = [(product.kind, product.outputs) for product in self.cells.products]
+        made = [(each.kind, each.outputs) for each in self.cells.products if each.kind != "computed"]
         for kind, cells in (*made, *(("table", cells) for cells in self.cells.tables)):
             roots = np.unique(self.roots[cells])
             flags.writers.setdefault(kind, np.zeros(count, bool))[roots] = True
-            flags.count[roots] += 1
         return flags
 
     def _reasons(self, every: np.ndarray, slot: np.ndarray) -> dict[str, str]:
@@ -258,7 +264,7 @@ class _Solution:
             each = {int(k): int(np.unique(roots[number[roots] == k]).size) for k in known if k >= 0}
             return {k: int(n) // each[k] for k, n in zip(known.tolist(), count.tolist(), strict=True) if k >= 0}
 
-        return Width(product.node, of(product.inputs), of(product.outputs))
+        return Width(product.node, product.kind, of(product.inputs), of(product.outputs), product.outputs.size)
 
 
 @dataclass(slots=True)
@@ -268,8 +274,6 @@ class _Flags:
     writers: dict[str, np.ndarray]
     attends: np.ndarray
     joined: np.ndarray
-    count: np.ndarray
-    """Of writers."""
 
 
 __all__ = ["Coupling", "Couplings", "Member", "Width", "couplings"]

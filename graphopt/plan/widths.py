@@ -317,8 +317,8 @@ def _both_ways(
     x, out = node.inputs[geo.x], node.outputs[0]
     assert x is not None
     pixels, window = elements_at(out, geo.out_axis), window_taps(node, geo.w_in, geo.w_out)
-    wide = _contraction_cost(costs, node, present, outputs, window, pixels, geo.groups)
-    narrow = _contraction_cost(costs, node, np.minimum(present, read), outputs, window, pixels, geo.groups)
+    wide = contraction_cost(costs, node, present, outputs, window, pixels, geo.groups)
+    narrow = contraction_cost(costs, node, np.minimum(present, read), outputs, window, pixels, geo.groups)
     return wide, narrow + costs.gather(read, *spread(x, geo.x_axis))
 
 
@@ -338,7 +338,7 @@ def depthwise_gathers(costs: CostModel, node: ir.Node, read: int, present: int, 
     return least(read) + float(costs.gather(read, *spread(x, 1))) < least(present)
 
 
-def _contraction_cost(
+def contraction_cost(
     costs: CostModel,
     node: ir.Node,
     inputs: np.ndarray,
@@ -347,6 +347,7 @@ def _contraction_cost(
     pixels: int,
     groups: int,
 ) -> np.ndarray:
+    """Return what a contraction costs: channels on both sides (of all groups), taps of its window, output positions."""
     if "Conv" in node.op_type:
         return groups * costs.convolution(inputs / groups, outputs / groups, window, pixels)
     return costs.product(inputs, outputs, pixels)

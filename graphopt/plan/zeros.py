@@ -7,6 +7,7 @@ not zero behind a sigmoid or a softmax.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -37,8 +38,11 @@ PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """A bias is their third operand."""
 
 
-def roles(node: ir.Node, spec: Spec, facts: Facts) -> dict[int, Role]:
-    """Return what each operand of a node says about zeros of the result; those that are not listed say nothing."""
+def roles(node: ir.Node, spec: Spec, facts: Facts, free: Collection[ir.Value]) -> dict[int, Role]:
+    """Return what each operand of a node says about zeros of the result; those that are not listed say nothing.
+
+    ``free`` are the constants: the numbers of parameters are of the moment, and never looked at.
+    """
     if domain_of(node) != "":
         return {}
     op, present = node.op_type, [place for place, value in enumerate(node.inputs) if value is not None]
@@ -70,10 +74,10 @@ def roles(node: ir.Node, spec: Spec, facts: Facts) -> dict[int, Role]:
         if norm.shift is not None:
             found[norm.shift] = "term"
         return found
-    return _elementwise(node, facts)
+    return _elementwise(node, facts, free)
 
 
-def _elementwise(node: ir.Node, facts: Facts) -> dict[int, Role]:
+def _elementwise(node: ir.Node, facts: Facts, free: Collection[ir.Value]) -> dict[int, Role]:
     """Evaluate the operator where all of its operands are zero but those that are one known number."""
     rule = find(node)
     if not isinstance(rule, Elementwise):
@@ -82,7 +86,7 @@ def _elementwise(node: ir.Node, facts: Facts) -> dict[int, Role]:
     fills: list[np.ndarray | None] = []
     found: dict[int, Role] = {}
     for place, value in enumerate(values):
-        known = None if value is None else facts.along(value, None, 1)
+        known = facts.along(value, None, 1) if value is not None and value in free else None
         if known is None and value is not None:
             found[place] = "term"
         fills.append(None if value is None else np.zeros(1) if known is None else known[1])

@@ -118,7 +118,8 @@ def find(net: nn.Module, args: tuple[Tensor, ...]) -> Found:
 def exported(net: nn.Module, args: tuple[Tensor, ...]) -> ir.Model:
     """Return the graph that groups are read off: one sample, sizes inferred, parameters under their own names.
 
-    Everything that is computed from constants is folded, but nothing that a parameter has a part in.
+    Everything that is computed from constants is folded, but nothing that a parameter has a part in. Their names are
+    the model's ``meta["parameters"]``.
 
     Args:
         net: Any module that ``graphopt.export`` exports; left as it is.
@@ -136,6 +137,7 @@ def exported(net: nn.Module, args: tuple[Tensor, ...]) -> ir.Model:
     make("tidy", {}).run(context)
     for _ in held:
         graph.inputs.pop()
+    context.model.meta["parameters"] = tuple(value.name for value in held)
     return context.model
 
 
