@@ -5,18 +5,18 @@ The prompt is read at once, then letters follow one by one, each with the cache 
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 
-from graphopt.errors import ModelError, UsageError
+from graphopt.errors import GraphoptError, ModelError, UsageError
 from graphopt.models.char_gpt import letters as alphabet
 
 
@@ -131,13 +131,18 @@ def generate(
         each: Called with each letter as it is written.
 
     Raises:
-        UsageError: An empty prompt or one with strange letters, less than no letters, a negative temperature.
+        UsageError: An empty prompt or one with strange letters, less than no letters, a negative temperature
+            or seed, no thread.
         ModelError: The file is not such a net.
     """
     if not prompt:
         raise UsageError("the prompt is empty", help="give at least one letter, for example the end of a line")
     if tokens < 0:
         raise UsageError(f"{tokens} letters cannot be written", help="0 or more")
+    if seed < 0:
+        raise UsageError(f"a seed of {seed}", help="0 or more")
+    if threads < 1:
+        raise UsageError(f"{threads} threads", help="1 or more")
     if not 0 <= temperature < float("inf"):
         raise UsageError(f"a temperature of {temperature}", help="0 for the likeliest letter, 1 for the net's own odds")
     decoder = model if isinstance(model, Decoder) else Decoder(model, threads=threads)
@@ -165,35 +170,42 @@ def _chosen(logits: np.ndarray, temperature: float, numbers: np.random.Generator
     return int((logits.astype(np.float64) / temperature + noise).argmax())
 
 
-def command(
-    model: Annotated[Path, typer.Argument(metavar="NET.onnx", help="A net of this family.", show_default=False)],
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to continue.")] = "\n",
-    tokens: Annotated[int, typer.Option(metavar="N", help="How many letters to write.")] = 300,
-    temperature: Annotated[float, typer.Option(metavar="T", help="0: always the likeliest letter.")] = 0.8,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of what is drawn.", min=0)] = 0,
-    threads: Annotated[int, typer.Option(metavar="N", help="Threads inside an operator.", min=1)] = 1,
-) -> None:
-    """Write text as the net would go on, and say how fast."""
-    decoder = Decoder(model, threads=threads)
-    alphabet.ids(prompt, decoder.letters)
-    typer.echo(prompt, nl=False)
-    found = generate(
-        decoder, prompt, tokens, temperature=temperature, seed=seed, each=lambda letter: typer.echo(letter, nl=False)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write text as the net would go on, and say how fast. Returns the exit status; errors are messages."""
+    parser = argparse.ArgumentParser(
+        prog="python -m graphopt.models.char_gpt.generate", description=main.__doc__, allow_abbrev=False
     )
-    typer.echo("")
-    said = f"{len(prompt)} letters read in {1e3 * found.prompt_seconds:.1f} ms"
+    parser.add_argument("model", metavar="NET.onnx", type=Path, help="a net of this family")
+    parser.add_argument("--prompt", metavar="TEXT", default="\n", help="what to continue (the end of a line)")
+    parser.add_argument("--tokens", metavar="N", type=int, default=300, help="how many letters to write (300)")
+    parser.add_argument("--temperature", metavar="T", type=float, default=0.8, help="0: the likeliest letters (0.8)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of what is drawn (0)")
+    parser.add_argument("--threads", metavar="N", type=int, default=1, help="inside an operator (1)")
+    given = parser.parse_args(arguments)
+    written = [given.prompt]
+
+    def write(letter: str) -> None:
+        """The prompt comes out with the first letter, so that nothing is written before an error."""
+        print(*written, letter, sep="", end="", flush=True)
+        written.clear()
+
+    try:
+        found = generate(
+            given.model, given.prompt, given.tokens, temperature=given.temperature, seed=given.seed,
+            threads=given.threads, each=write,
+        )  # fmt: skip
+    except GraphoptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    print(*written)
+    said = f"{len(given.prompt)} letters read in {1e3 * found.prompt_seconds:.1f} ms"
     if len(found.text) > 1:
         said += f", {found.tokens_per_second:,.0f} letters a second written"
-    typer.echo(said, err=True)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status. Errors are messages."""
-    from graphopt.cli.failures import guarded
-
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(name="generate")(command)
-    return guarded(app, arguments)
+    print(said, file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":
