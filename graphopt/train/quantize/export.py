@@ -28,7 +28,7 @@ from graphopt.train.quantize.layers import Layer, Quantizable
 from graphopt.train.quantize.quantizers import ValueQuantizer
 from graphopt.train.quantize.solve import CENTRED
 
-_MOVES = frozenset(name for name, row in TABLE.rows.items() if row.role == "move" and not row.direct)
+_MOVES = frozenset(name for name, row in TABLE.rows.items() if row.role == "move")
 TURNED = "_turned"
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 
@@ -131,6 +131,8 @@ def _value(
             if use.node.op_type in _MOVES and use.idx == 0 and not use.node.outputs[0].is_graph_output():
                 ahead.append(use.node.outputs[0])
                 waiting.append(use.node.outputs[0])
+                if TABLE.rows[use.node.op_type].direct:
+                    placement.direct.append(use.node)
     for value in ahead:
         placement.activations[value] = Activation(value, quantizer.grid, share=str(node.name))
         parameters[value] = found

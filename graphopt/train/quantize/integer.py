@@ -296,6 +296,21 @@ def _transposed(node: ir.Node, x: np.ndarray, inputs: list[Known | None]) -> np.
     return x.transpose(node.attributes.get_ints("perm", None))
 
 
+def _cut(node: ir.Node, x: np.ndarray, inputs: list[Known | None]) -> np.ndarray:
+    starts, ends, axes, steps = ([int(one) for one in np.asarray(each)] for each in (*inputs[1:], None, None)[:4])
+    index = [slice(None)] * x.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        index[axis] = slice(start, end, step)
+    return x[tuple(index)]
+
+
+def _padded(node: ir.Node, inputs: list[Known | None]) -> np.ndarray:
+    x, pads = inputs[0], np.asarray(inputs[1])
+    if not isinstance(x, np.ndarray) or len(inputs) > 3:
+        raise _FloatError("it pads what is not on levels, or some axes only")
+    return np.pad(x, pads.reshape(2, -1).T, constant_values=np.asarray(inputs[2]))
+
+
 def _shape(node: ir.Node, inputs: list[Known | None]) -> np.ndarray:
     value = inputs[0]
     shape = value.q.shape if isinstance(value, Levels) else _numbers(value).shape if value is not None else ()
@@ -328,7 +343,10 @@ _OPERATORS: dict[str, Callable[[ir.Node, list[Known | None]], Known]] = {
     "Flatten": _moved(_flattened),
     "Reshape": _moved(_reshaped),
     "Transpose": _moved(_transposed),
+    "Slice": _moved(_cut),
+    "Pad": _padded,
     "Shape": _shape,
+    "Cast": _sizes(lambda node, x: x[0].astype(ir.DataType(node.attributes.get_int("to", 7)).numpy())),
     "Squeeze": _sizes(lambda node, x: x[0].reshape([] if len(x) < 2 else np.squeeze(x[0], tuple(x[1])).shape)),
     "Unsqueeze": _sizes(lambda node, x: np.expand_dims(x[0], tuple(x[1]))),
     "Gather": _sizes(lambda node, x: np.take(x[0], x[1], node.attributes.get_int("axis", 0))),

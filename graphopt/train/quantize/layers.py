@@ -69,7 +69,7 @@ class Layer:
     """
 
     name: str
-    module: nn.Module
+    module: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
     quantizer: WeightQuantizer
     per_filter: bool = True
     inputs: list[str] = field(default_factory=list)
@@ -153,7 +153,23 @@ def kind(node: fx.Node, net: fx.GraphModule) -> Kind:
         return "other"
     if word == "average" and not _over_pixels(node):
         return "other"
+    if (node.target is operator.getitem and _cut(node.args[1])) or (node.target is functional.pad and _zeros(node)):
+        return "move"
     return word
+
+
+def _cut(index: Any) -> bool:
+    """Tell whether an index is of slices only, so that every axis stays where it is."""
+    return all(isinstance(one, slice) for one in (index if isinstance(index, tuple) else (index,)))
+
+
+def _zeros(node: fx.Node) -> bool:
+    """Tell whether padding is with zero, which every quantizer has a level for."""
+    mode, value = (
+        node.kwargs.get(name, node.args[at] if len(node.args) > at else usual)
+        for at, name, usual in ((2, "mode", "constant"), (3, "value", None))
+    )
+    return mode == "constant" and value in (None, 0)
 
 
 def _over_pixels(node: fx.Node) -> bool:
@@ -233,7 +249,7 @@ class _Work:
             found = [self.owner(one) for one in node.args if isinstance(one, fx.Node)]
             order = {one: number for number, one in enumerate(self.net.graph.nodes)}
             return max((one for one in found if one is not None), key=order.__getitem__, default=None)
-        if word == "move" and node.op == "call_module" and isinstance(node.args[0], fx.Node):
+        if word == "move" and isinstance(node.args[0], fx.Node):
             same = len(_shape(node) or ()) == len(_shape(node.args[0]) or ())
             return self.owner(node.args[0]) if same else None
         return None
@@ -261,6 +277,7 @@ class _Work:
 
 def _layer(net: fx.GraphModule, name: str, number: int, per_filter: bool) -> Layer:
     module = net.get_submodule(name)
+    assert isinstance(module, LAYERS)
     quantizer = WeightQuantizer(module.get_parameter("weight"), levels(number, signed=True))
     parametrize.register_parametrization(module, "weight", quantizer)
     return Layer(name, module, quantizer, per_filter)

@@ -52,8 +52,8 @@ class QuantizeSettings:
     order: Order = "index"
     samples: int = 256
     zeros: bool = True
-    retrain: Settings = field(default_factory=lambda: Settings(epochs=10, rate=1e-3))
-    final: Settings = field(default_factory=lambda: Settings(epochs=1, rate=1e-3))
+    retrain: Settings = field(default_factory=lambda: Settings(epochs=10, schedule="constant"))
+    final: Settings = field(default_factory=lambda: Settings(epochs=1, schedule="cosine"))
 
     def __post_init__(self) -> None:
         for name, known in (("strategy", STRATEGIES), ("order", ORDERS)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from graphopt.train.quantize.process import Process
 from graphopt.train.quantize.settings import QuantizeSettings
 from graphopt.train.settings import Settings
 from graphopt.train.trainer import Trainer
+
+Net = TypeVar("Net", bound=nn.Module)
+Kind = TypeVar("Kind", bound=Process)
 
 
 class Residual(nn.Module):
@@ -64,16 +67,18 @@ class Perceptron(nn.Module):
         super().__init__()
         self.shape = (7,)
         sizes = (7, *widths, 3)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.linears = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+        self.layers = nn.ModuleList(self.linears)
 
     def forward(self, image: Tensor) -> Tensor:
         """``[n, 7]`` to ``[n, 3]``."""
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers
+        for layer in hidden:
             image = torch.relu(layer(image))
-        return self.layers[-1](image)
+        return last(image)
 
 
-def seeded(net: nn.Module, seed: int = 0) -> nn.Module:
+def seeded(net: Net, seed: int = 0) -> Net:
     """The same weights, and batch-norms that do something."""
     generator = torch.Generator().manual_seed(seed)
     for name, one in net.state_dict().items():
@@ -112,7 +117,7 @@ def prepared(net: nn.Module, given: QuantizeSettings) -> Quantizable:
     return quantizable(folded(net, example), given, example)
 
 
-def process(net: nn.Module, given: QuantizeSettings, kind: type[Process] = Process) -> Process:
+def process(net: nn.Module, given: QuantizeSettings, kind: type[Kind] = Process) -> Kind:
     """A process that has not begun."""
     found = prepared(net, given)
     trainer = Trainer(found.net, data(net), family(net).task, device="cpu")

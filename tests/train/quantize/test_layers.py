@@ -78,9 +78,9 @@ def test_nothing_to_quantize():
 
 def test_a_masked_weight_is_refused():
     net = nets.Perceptron(5)
-    prune.l1_unstructured(net.layers[0], "weight", amount=2)
+    prune.l1_unstructured(net.linears[0], "weight", amount=2)
     with pytest.raises(GraphoptError, match="computed") as caught:
         nets.prepared(net, nets.settings())
     assert "prune.remove" in str(caught.value.help)
-    prune.remove(net.layers[0], "weight")
+    prune.remove(net.linears[0], "weight")
     nets.prepared(net, nets.settings())
