@@ -110,10 +110,10 @@ def told(label: str, done: int, total: int) -> None:
 
 
 def trained(net: CharGPT, data: Data, plan: Plan, steps: int, rate: float) -> CharGPT:
-    """The same net, trained."""
+    """The same net, trained where it is fast, and back on the processor."""
     trainer = Trainer(net, data, LANGUAGE, seed=plan.seed, progress=told)
     trainer.fit(settings(steps, rate, len(data.train)))
-    return net
+    return net.cpu()
 
 
 def pruned(net: CharGPT, data: Data, plan: Plan, score: str) -> tuple[CharGPT, Pruned]:
@@ -133,7 +133,7 @@ def pruned(net: CharGPT, data: Data, plan: Plan, score: str) -> tuple[CharGPT, P
     for one in found.history:
         cells = [f"{one.aim:.0%}", f"{one.sparsity:.1%}", f"{one.zeroed:.3f}", f"{one.retrained:.3f}"]
         print(row([one.number, *cells]), flush=True)
-    return net, found
+    return net.cpu(), found
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
