@@ -112,6 +112,25 @@ def test_commands_of_quantization_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {"model.int8.onnx", "small.int8.onnx", "model.int4.onnx"} < {path.name for path in tmp_path.iterdir()}
 
 
+def test_examples_of_training_run(tmp_path: Path) -> None:
+    """The family of the page learns, its zeros are held, and its recipe is one."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from graphopt.train import recipe
+
+    page = ROOT / "docs/training.md"
+    space: dict[str, Any] = {}
+    for block in blocks(page):
+        exec(compile(block, "docs/training.md", "exec"), space)
+    assert space["accuracy"] > 0.8 and space["zeros"] >= 0.5
+    exported = space["FAMILY"].export(space["trainer"].net)
+    assert [value.name for value in (*exported.graph.inputs, *exported.graph.outputs)] == ["x", "y"]
+    (written,) = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (tmp_path / "recipe.yaml").write_text(written, encoding="utf-8")
+    found = recipe.load(tmp_path / "recipe.yaml")
+    assert found.family.name == "resnet_digits" and found.prune is not None and found.prune.retrain.epochs == 4
+
+
 def test_tables_of_quantization_are_complete() -> None:
     page = (ROOT / "docs/quantization.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:3] == "| `"]
@@ -221,6 +240,7 @@ def test_every_option_is_documented_and_every_documented_option_exists() -> None
     text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     sections = {part.split()[0].rstrip(","): part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]}
     sections["ops"] = sections["targets"] = sections["passes"]
+    sections["quantize-train"] = sections["binarize"] = sections["prune"]
     known = options()
     assert known.keys() <= sections.keys()
     short = {"--output": "-o", "--passes": "-p"}

@@ -160,12 +160,31 @@ RULES = [
         _outside(
             r"graphopt\.quantization(\..*)?",
             r"graphopt\.passes\.quantize(\..*)?",
+            r"graphopt\.train\.quantize(\..*)?",
             r"graphopt\.cli(\..*)?",
             r"graphopt\.demo",
             r"graphopt\.pipeline",
             r"graphopt",
         ),
         _house("quantization"),
+    ),
+    Rule(
+        "what optimizes and quantizes knows nothing of training",
+        _outside(
+            r"graphopt\.train(\..*)?",
+            r"graphopt\.models(\..*)?",
+            r"graphopt\.cli(\..*)?",
+            r"graphopt\.demo",
+        ),
+        _house("train"),
+    ),
+    Rule(
+        "what methods share does not know the methods, but for recipes and runs, which name them",
+        _inside(
+            r"graphopt\.train(\.(agreement|checkpoint|data|distributed|fake|family|fields|hooks|order|schedules|settings|"
+            r"task|trainer))?"
+        ),
+        _house("train.prune", "train.quantize", "train.binary", "train.recipe", "train.run"),
     ),
     Rule("quantization does not know the commands", _inside(r"graphopt\.quantization(\..*)?"), _house("cli")),
     Rule(
@@ -212,6 +231,12 @@ def test_imports_go_one_way(rule: Rule) -> None:
         ("graphopt.calibrate.gptq", "import onnx_ir as ir", True),
         ("graphopt.facts.walk", "from graphopt.quantization import steps", True),
         ("graphopt.pipeline", "from graphopt.quantization.pipeline import Way", False),
+        ("graphopt.pipeline", "from graphopt.train.trainer import Trainer", True),
+        ("graphopt.quantization.qdq", "from graphopt import train", True),
+        ("graphopt.cli.training", "from graphopt.train import recipe", False),
+        ("graphopt.models.mlp_digits.family", "from graphopt.train.family import Family", False),
+        ("graphopt.train.trainer", "from graphopt.train.prune import prune", True),
+        ("graphopt.train.run", "from graphopt.train.prune import prune", False),
     ],
 )
 def test_the_rules_see_what_they_should(module: str, source: str, breaks: bool) -> None:

@@ -150,6 +150,8 @@ def _show(found: TrainingReport, written: list[str]) -> None:
     titles = ("", *(one.name for one in found.stages), f"{first.name} → {last.name}")
     console.print()
     console.print(table.listing(titles, rows, numbers=range(1, len(titles))))
+    if found.method == "prune":
+        console.print("\nIn the pruned file weights are multiplied by masks, which count as parameters too.")
     console.print(f"\nThat took {words.seconds(found.seconds)}. Try next:\n")
     for does, line in (
         ("what is in it", f"graphopt inspect {written[0]}"),

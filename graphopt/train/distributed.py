@@ -9,6 +9,7 @@ on a GPU may differ in their last bit from process to process, and one other mas
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Iterable
 from typing import TypeVar
@@ -37,6 +38,12 @@ def join(device: str = "auto") -> torch.device:
 
 
 def _leave() -> None:
+    """Let the threads of the process group end while Python still runs.
+
+    A wrapper of a net, which refers to itself, would keep the group, and its threads would meet an interpreter that is
+    being taken down: the process would end with an abort.
+    """
+    gc.collect()
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

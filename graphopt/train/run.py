@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+import torch
 from torch import nn
 
-from graphopt import __version__, pipeline
+from graphopt import __version__, pipeline, runtime
 from graphopt import model as model_io
 from graphopt.bench import bench
-from graphopt.errors import GraphoptError, VerificationError
+from graphopt.errors import GraphoptError, ModelError, UsageError, VerificationError
 from graphopt.facts.stats import stats
 from graphopt.report import files, words
 from graphopt.report.schema import FileInfo, Report, plain
@@ -33,6 +35,9 @@ from graphopt.verify import verify
 
 _COMPARED = 256
 """Test samples on which the model is compared before and after ``optimize``, number by number."""
+
+_BY_HAND = 64
+"""Test samples that are computed in numpy."""
 
 _REMEMBERED = "recipe.json"
 
@@ -103,7 +108,9 @@ class Run:
         data = recipe.load_data()
         if not len(data.train) or not len(data.test):
             raise GraphoptError("there is nothing to train on, or nothing to judge by", recipe.source, "see data")
-        trainer = self._trainer(recipe.new_net(), data, "float")
+        net = recipe.new_net()
+        self._check(net, data)
+        trainer = self._trainer(net, data, "float")
         self._train(trainer)
         report = TrainingReport(
             graphopt_version=__version__,
@@ -130,6 +137,38 @@ class Run:
         return report
 
     # --- training ---
+
+    def _check(self, net: nn.Module, data: Data) -> None:
+        """Say before hours of training what would be said after them.
+
+        Raises:
+            UsageError: The net does not take the data, or the method does nothing to it.
+        """
+        family, where = self._recipe.family, self._recipe.source
+        inputs, targets = next(agreement.batches(data, size=2))
+        try:
+            with torch.no_grad():
+                family.task.count(family.task.outputs(net.eval(), inputs), targets)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            takes, gives = (" x ".join(map(str, one.shape[1:])) for one in (family.example(net)[0], inputs))
+            raise UsageError(
+                f"the net does not take what the data gives: samples of {gives}, its example is of {takes}",
+                where,
+                f"make the parts 'model' and 'data' fit; torch says: {' '.join(str(error).split())}",
+            ) from error
+        if self._method == "prune":
+            from graphopt.train.prune.rounds import prunable
+
+            prunable(net, self._settings)
+        elif self._method == "quantize-train":
+            from graphopt.train.quantize import folded, quantizable
+
+            example = family.example(net)
+            quantizable(folded(net, example), self._settings, example)
+        else:
+            from graphopt.train.binary import binary_net
+
+            binary_net(family, self._recipe.model, self._settings, seed=self._recipe.seed)
 
     def _trainer(self, net: nn.Module, data: Data, part: str) -> Trainer:
         return Trainer(
@@ -210,7 +249,27 @@ class Run:
         )
         if not distributed.is_first():
             return None
+        self._progress("computing with integers alone", 0, 0)
+        self._integers(found.model, net, data)
         return _Small(found.net.cpu(), found.model, [], [dataclasses.asdict(row) for row in found.history])
+
+    def _integers(self, model: ir.Model, net: nn.Module, data: Data) -> None:
+        """Say whether integers alone, without any floating point between input and output, give the same answers."""
+        from graphopt.train.quantize import integer
+
+        family = self._recipe.family
+        inputs, _ = next(agreement.batches(data, size=_BY_HAND))
+        given = agreement.feeds(family, net, inputs.numpy())
+        try:
+            alone = integer.run(model, given)[family.output].argmax(-1).ravel()
+        except ModelError as error:
+            self._say(f"a part of it stays in float: {error.what}")
+            return
+        session = runtime.session(model, lean=False)
+        place = [one.name for one in session.get_outputs()].index(family.output)
+        theirs = np.asarray(runtime.run(session, given)[place]).argmax(-1).ravel()
+        same = int((alone == theirs).sum())
+        self._say(f"integers alone, in numpy, give {same} of {theirs.size} answers as onnxruntime does")
 
     def _binarize(self, net: nn.Module, data: Data) -> _Small | None:
         from graphopt.train.binary import binarize, lowered
@@ -341,12 +400,15 @@ _ELSEWHERE = "name another --folder, or --restart to begin anew"
 
 
 def _row(name: str, path: Path, milliseconds: float, figure: float) -> StageRow:
-    counted = stats(model_io.load(path))
+    model = model_io.load(path)
+    counted = stats(model)
+    # The exporter leaves out sizes that the products need; calls of operators say them, and would be inlined.
+    macs = counted.macs if model.functions else stats(pipeline.prepared(model).model).macs
     return StageRow(
         name=name,
         path=str(path),
         parameters=counted.parameters,
-        macs=counted.macs,
+        macs=macs,
         bytes=model_io.file_info(path)["bytes"],
         latency_ms=milliseconds,
         figure=figure,

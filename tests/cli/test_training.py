@@ -168,6 +168,7 @@ def test_a_model_that_is_another_function_is_not_written(run: Run, recipe: Path)
         (["--set", "family=mlp_digit"], 2, "did you mean mlp_digits?"),
         (["--set", "model.hiden=1"], 2, "did you mean hidden?"),
         (["--set", "model.hidden=0"], 1, "0 hidden units"),
+        (["--set", "data.features=5"], 2, "samples of 5, its example is of 7"),
         (["--set", "data.test=0"], 1, "nothing to judge by"),
         (["--set", "train.rate=1e30"], 1, "lower rate"),
         (["--set", "prune.structure=head"], 2, "no group of kind head"),

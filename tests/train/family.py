@@ -27,9 +27,10 @@ def new(seed: int = 0, hidden: int = 13, depth: int = 1) -> nn.Module:
         return nn.Sequential(*layers, nn.Linear(sizes[-1], nets.CLASSES))
 
 
-def data(train: int = 61, test: int = 31) -> Data:
-    """Return points."""
-    return nets.data(train, test)
+def data(train: int = 61, test: int = 31, features: int = nets.FEATURES) -> Data:
+    """Return points; others than the net takes, if asked for other features."""
+    found = nets.data(train, test)
+    return replace(found, prepare=lambda points: points[:, :features])
 
 
 def to_onnx(net: nn.Module) -> ir.Model:
