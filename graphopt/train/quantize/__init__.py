@@ -40,7 +40,7 @@ from graphopt.train.trainer import Progress, Trainer, quiet
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["QuantizeSettings", "Quantized", "Row", "quantize"]
+__all__ = ["QuantizeSettings", "Quantized", "Row", "folded", "quantizable", "quantize"]
 
 
 @dataclass(frozen=True)

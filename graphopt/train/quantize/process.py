@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from graphopt.calibrate.rounding import squared_error
+from graphopt.train import distributed
 from graphopt.train.hooks import Held, Hook
 from graphopt.train.quantize import solve, subsets
 from graphopt.train.quantize.layers import Layer, Quantizable
@@ -74,7 +75,7 @@ class Process:
     def run(self) -> None:
         """Carry out all steps, then train what is left."""
         todo = steps(self.found, self.settings)
-        batches = -(-len(self.trainer.data.train) // self.settings.retrain.batch)
+        batches = -(-len(self.trainer.data.train) // (self.settings.retrain.batch * distributed.size()))
         for step, budget in zip(todo, shared(self.settings, len(todo), batches), strict=True):
             self.trainer.stage(step.name, lambda fresh, step=step, budget=budget: self._step(step, budget, fresh))
         self.trainer.stage("final", lambda fresh: self._final())
@@ -91,8 +92,7 @@ class Process:
     def _fit(self, name: str, budget: int) -> float:
         if not budget:  # `steps=0` would be no limit
             return float("nan")
-        each = -(-len(self.trainer.data.train) // self.settings.retrain.batch)
-        settings = replace(self.settings.retrain, steps=budget, epochs=-(-budget // each))
+        settings = replace(self.settings.retrain, steps=budget, epochs=budget)  # enough of them
         return self.trainer.fit(settings, label=name)
 
     def _final(self) -> None:

@@ -39,7 +39,8 @@ class QuantizeSettings:
         samples: Histograms of activations and gradients for ``importance`` are of so many training samples.
         zeros: Weights that are exactly zero to begin with (pruned ones) stay zero.
         retrain: How the net is trained while there are weights to freeze. Its ``steps`` (or else its ``epochs``) are
-            those of all subsets together; each subset has the schedule for itself.
+            those of all subsets together. Each subset has the schedule for itself; where it is short, a constant rate
+            learns more than one that rises and falls.
         final: How it is trained when all weights are frozen: biases, and norms that could not be folded.
     """
 
