@@ -10,6 +10,8 @@ zero the least important; keep the values of the rest; train again with the zero
     groups.py      what can only be removed together
     structures.py  single weights, runs, blocks and groups as units with a score
     selection.py   the least important units, in each layer or in all
+    choice.py      from settings and a net to what a round zeroes
+    latency.py     widths that the target has steps at
     rounds.py      score, select, zero, re-train; on a cubic ramp
     masks.py       masks that the exporter shows
 """

@@ -83,7 +83,8 @@ def prune(trainer: Trainer, settings: PruneSettings, family: Family | None = Non
     training with the zeros held. Zeros of a round are zeros of every later one.
 
     Args:
-        trainer: Of a net that was trained. Its hooks ``held``, ``pruned`` and ``surgery`` are this function's.
+        trainer: Of a net that was trained by another trainer: no stage of this one has begun. Its hooks ``held``,
+            ``pruned`` and ``surgery`` are this function's.
         settings: How it is pruned.
         family: Gives example inputs, from which is found what can only be removed together; not needed for single
             weights, blocks and n:m.
@@ -94,6 +95,7 @@ def prune(trainer: Trainer, settings: PruneSettings, family: Family | None = Non
     Raises:
         UsageError: There is nothing to prune: no layer is left, or no unit of this structure is found.
         GraphoptError: A score or the loss is not finite; or the checkpoint is of another training.
+        ValueError: A stage of the trainer has begun.
     """
     held, record = Held(trainer.net), _Record()
     trainer.add("held", held)
