@@ -354,16 +354,15 @@ class Run:
     def _all(self) -> dict[str, Any]:
         """All that the result depends on, defaults included."""
         recipe = self._recipe
-        return plain(
-            {
-                "family": recipe.content["family"],
-                "seed": recipe.seed,
-                "model": dict(recipe.model),
-                "data": dict(recipe.data),
-                "train": recipe.train,
-                self._method: self._settings,
-            }
-        )
+        found = {
+            "family": recipe.content["family"],
+            "seed": recipe.seed,
+            "model": dict(recipe.model),
+            "data": dict(recipe.data),
+            "train": recipe.train,
+            self._method: self._settings,
+        }
+        return json.loads(json.dumps(plain(found), default=str))  # as it will be read back
 
     def _remember(self) -> None:
         """Write down by what the checkpoints are made, or refuse those made by something else.
