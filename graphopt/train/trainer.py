@@ -43,8 +43,8 @@ class Trainer:
     A stage is a decision (which weights to prune, which to quantize) and the training after it. With a folder, what
     there is to know is written to ``checkpoint.pt`` in it after every epoch and at the end of every stage: weights,
     hooks, optimizer, random generators. The same program, started again, skips what is done, and its weights are those
-    of an uninterrupted run, bit by bit (on the same processor with as many threads; on a GPU where torch's algorithms are
-    deterministic, which ``torch.use_deterministic_algorithms`` sees to).
+    of an uninterrupted run, bit by bit (on the same processor with as many threads; on a GPU where torch's algorithms
+    are deterministic, which ``torch.use_deterministic_algorithms`` sees to).
 
     Under ``torchrun`` every process runs the same program; see ``graphopt.train.distributed``. The first one writes.
 
