@@ -637,7 +637,7 @@ class _Ties:
             first = first_axis(node, dims.rank(node.inputs[0]) or 0)
             for operand in norm.addends:
                 for part in self.parts[operand]:
-                    if all(axis >= first for axis in part.axes):
+                    if self._linked(operand, part) and all(axis >= first for axis in part.axes):
                         self._alone(operand, part)
             return
         if geo is not None:
