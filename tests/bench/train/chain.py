@@ -76,8 +76,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def chain(found: Recipe, folder: Path, seconds: float, *, resume: bool = False) -> list[StageRow]:
+def chain(found: Recipe, folder: Path, seconds: float, *, resume: bool = False, measure: bool = True) -> list[StageRow]:
     """Carry out all stages.
+
+    Args:
+        found: The recipe.
+        folder: Where the files go.
+        seconds: Measuring time per model.
+        resume: Go on from checkpoints in the folder, and write them.
+        measure: ``optimize`` keeps only what measures as not slower.
 
     Raises:
         GraphoptError: The recipe says nothing of a stage, or the demasked file is not equal to the quantized one.
@@ -110,8 +117,8 @@ def chain(found: Recipe, folder: Path, seconds: float, *, resume: bool = False) 
     if kept < zeros:
         raise GraphoptError(f"quantization brought {zeros - kept} pruned filters back", "quantize-train")
 
-    demasked = pipeline.optimize(masked, plan="smallest").model
-    line.add("demasked", demasked)
+    demasked = pipeline.optimize(masked, measure=measure, seed=found.seed)
+    line.add("demasked", demasked.model)
     said("demasked, and proved equal")
     return line.measured(seconds)
 
