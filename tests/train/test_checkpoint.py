@@ -49,6 +49,7 @@ def program(folder: Path | None, optimizer: str = "adam", stop: int | None = Non
     for number in range(1, stages):
 
         def prune(fresh: bool) -> None:
+            torch.rand(3)  # what a body draws when it goes on has no say in what the rest of its fit draws
             if fresh:
                 for name, parameter in one.net.named_parameters():
                     free = parameter[parameter != 0].abs()
@@ -59,11 +60,17 @@ def program(folder: Path | None, optimizer: str = "adam", stop: int | None = Non
     return one
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_wherever_it_stops_it_goes_on_to_the_same_weights(tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "stops"),
+    [("sgd", (9, 33)), ("adam", (1, 8, 9, 24, 25, 31, 33, 49, 71, 72)), ("adamw", (33, 71))],
+    ids=["sgd", "adam", "adamw"],
+)
+def test_wherever_it_stops_it_goes_on_to_the_same_weights(
+    tmp_path: Path, optimizer: str, stops: tuple[int, ...]
+) -> None:
     whole = program(None, optimizer)
     steps = 3 * 3 * 8
-    for number, stop in enumerate((1, 8, 9, 24, 25, 31, 33, 49, 71, 72)):
+    for number, stop in enumerate(stops):
         folder = tmp_path / str(number)
         with pytest.raises(StoppedError):
             program(folder, optimizer, stop)
