@@ -153,28 +153,51 @@ def _rectify(node: ir.Node, quantizer: ValueQuantizer) -> None:
 def _turn(graph: ir.Graph) -> None:
     """Store constants that the exporter transposes, reshapes or casts as they are read: weights, axes, ends."""
     for node in list(graph):
-        value = node.inputs[0] if node.op_type in ("CastLike", "Reshape", "Transpose") else None
-        if node.op_type == "CastLike" and value is not None and _dtype(value) == _dtype(node.inputs[1]):
-            ir.convenience.replace_all_uses_with(node.outputs[0], value)
-            graph.remove(node, safe=True)
+        if node.op_type not in ("CastLike", "Reshape", "Transpose"):
             continue
-        others = [None if one is None else one.const_value for one in node.inputs[1:]]
-        if value is None or value.const_value is None or None in others or value.is_graph_input():
+        value, array = node.inputs[0], _turned(node)
+        if value is None or array is None:
             continue
-        array = value.const_value.numpy()
-        if node.op_type == "Transpose":
-            array = np.transpose(array, node.attributes.get_ints("perm", None))
-        else:
-            array = array.reshape([int(size) for size in others[0].numpy()])  # type: ignore[union-attr]
-        name = f"{value.name}{TURNED}"
-        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-        turned = graph.initializers.get(name) or ir.Value(
-            name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
+        name = _free(f"{value.name}{TURNED}", array, graph)
         if name not in graph.initializers:
-            graph.register_initializer(turned)
-        ir.convenience.replace_all_uses_with(node.outputs[0], turned)
+            tensor = ir.tensor(array, name=name)
+            kind = ir.TensorType(tensor.dtype)
+            graph.register_initializer(ir.Value(name=name, shape=ir.Shape(array.shape), type=kind, const_value=tensor))
+        ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name])
         graph.remove(node, safe=True)
+
+
+def _turned(node: ir.Node) -> np.ndarray | None:
+    """Return what such a node makes of a constant; None of anything else."""
+    first, *others = node.inputs
+    if first is None or first.const_value is None or first.is_graph_input():
+        return None
+    array = first.const_value.numpy()
+    if node.op_type == "Transpose":
+        array = np.transpose(array, node.attributes.get_ints("perm", None))
+    elif node.op_type == "CastLike":
+        kind = _dtype(others[0])
+        if kind is None:
+            return None
+        array = array.astype(kind.numpy())
+    else:
+        shape = None if others[0] is None else others[0].const_value
+        if shape is None:
+            return None
+        array = array.reshape([int(size) for size in shape.numpy()])
+    return np.array(array, order="C")  # numpy.ascontiguousarray makes rows of numbers
+
+
+def _free(name: str, array: np.ndarray, graph: ir.Graph) -> str:
+    """Return a name that is free, or belongs to the same numbers."""
+    found, count = name, 1
+    while found in graph.initializers:
+        there = graph.initializers[found].const_value
+        if there is not None and there.dtype.numpy() == array.dtype and np.array_equal(there.numpy(), array):
+            break
+        count += 1
+        found = f"{name}{count}"
+    return found
 
 
 def _dtype(value: ir.Value | None) -> ir.DataType | None:

@@ -166,8 +166,8 @@ def _quantized(net: nn.Module, data: Data, kind: Family, settings: QuantizeSetti
 
 
 def _figures(figures: Sequence[float], sign: str = "") -> str:
-    spread = statistics.stdev(figures) if len(figures) > 1 else float("nan")
-    return f"{statistics.mean(figures):{sign}.2f} ± {spread:.2f}"
+    spread = f" ± {statistics.stdev(figures):.2f}" if len(figures) > 1 else ""
+    return f"{statistics.mean(figures):{sign}.2f}{spread}"
 
 
 def _text(options: Mapping[str, Any]) -> str:
