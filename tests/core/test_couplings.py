@@ -75,8 +75,8 @@ def _forms(found: Couplings) -> list[tuple[int, list[tuple[int, int, bool]]]]:
     return [(one.units, [(each.axis, each.index.shape[1], each.writes) for each in one.members]) for one in found.found]
 
 
-def _conv(net: Net, x: str, inputs: int, outputs: int, **attributes: object) -> str:
-    return net("Conv", x, _w(outputs, inputs, 1, 1), _w(outputs), **attributes)
+def _conv(net: Net, x: str, inputs: int, outputs: int) -> str:
+    return net("Conv", x, _w(outputs, inputs, 1, 1), _w(outputs))
 
 
 @pytest.mark.parametrize("units", [1, 2, 7])

@@ -317,10 +317,10 @@ class _Chooser:
             left -= best[3]
 
     def _wider(self, now: int, widths: list[int]) -> set[int]:
-        """Return a few widths above one: one unit more, and the next steps."""
+        """Return a few widths above one: the next, and the next whole block. Between steps nothing is gained surely."""
         above = [n for n in reversed(widths) if n > now]
-        lanes = [n for n in above if n % self.time.costs.lanes == 0]
-        return {now + 1, above[0], *lanes[:1]} if above else set()
+        blocks = [n for n in above if n % self.time.costs.lanes == 0]
+        return {*above[:1], *blocks[:1]}
 
 
 __all__ = ["choose", "predicted"]

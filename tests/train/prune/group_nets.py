@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphopt.train.prune.groups import Found, find
 from tests.nets import convnext, decoder, densenet, groupnorm, mobilenet3, resnet, shufflenet, superres, unet, vit
 from tests.nets.masking import randomise
 
@@ -262,3 +264,10 @@ CASES = {
         ),
     ),
 }
+
+
+@cache
+def built(name: str) -> tuple[nn.Module, tuple[Tensor, ...], Found]:
+    """The net of a case, its inputs, and what is found; each is exported once a process."""
+    net, inputs = CASES[name].net(), CASES[name].inputs(torch.Generator().manual_seed(1))
+    return net, inputs, find(net, inputs)

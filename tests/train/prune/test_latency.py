@@ -18,7 +18,7 @@ from graphopt.train.prune import latency
 from graphopt.train.prune.groups import Group, find
 from graphopt.train.prune.latency import choose, predicted
 from graphopt.train.prune.predicted import Predicted
-from tests.train.prune.group_nets import CASES
+from tests.train.prune.group_nets import built
 
 COSTS = CostModel()
 
@@ -147,8 +147,7 @@ def test_what_is_gone_stays_gone() -> None:
 
 @pytest.mark.parametrize("name", ["residual", "densenet", "mobilenet3", "vit", "fused"])
 def test_groups_of_every_kind(name: str) -> None:
-    net, inputs = CASES[name].net(), CASES[name].inputs(torch.Generator().manual_seed(1))
-    found = find(net, inputs)
+    found = built(name)[2]
     scores = _scores(found.groups)
     time = Predicted(found.groups, found.model, COSTS)
     whole, least = time.of({}), time.of(dict.fromkeys(time.units, 1))
