@@ -70,7 +70,7 @@ def choose(
         costs: Of the target; None: those of the CPU, measured ones where there are any (``graphopt calibrate-target``).
         of: What ``amount`` is a share of.
         scope: Whether that removal takes this share of every group, or of all groups together. With ``layer`` a
-            group's width is moved to a step nearby, and no further.
+            group's width is moved to the step below or above, and no further.
         dead: By group, bool ``[units]``: units that are gone already.
 
     Raises:
@@ -261,8 +261,12 @@ class _Chooser:
         }
         found = sorted({*(range(1, there + 1) if there <= MOST else steps), there, plain}, reverse=True)
         if near:
-            step = max(1, costs.lanes // each)
-            found = [n for n in found if abs(n - plain) < step]
+            ends = {
+                round_ * step
+                for step in (max(1, costs.multiple // each), max(1, costs.lanes // each))
+                for round_ in (plain // step, -(-plain // step))
+            }
+            return sorted({plain, *(n for n in ends if plain / 2 <= n <= there and n)}, reverse=True)
         wide = [n for n in found if n % max(1, costs.lanes // each) == 0 or n in (there, plain)]
         found = wide if len(found) > MOST and len(wide) >= 2 else found
         return found if len(found) <= MOST else [found[i] for i in np.linspace(0, len(found) - 1, MOST).astype(int)]

@@ -135,6 +135,16 @@ def test_the_best_of_all_widths(share: float, monkeypatch: pytest.MonkeyPatch) -
     assert min(ratios) > 1 - 1e-9 and max(ratios) < 4 / 3 and np.mean(ratios) < 1.1
 
 
+def test_of_every_layer_its_share() -> None:
+    """Widths of 64, 61, 48 and 20 that lose a third are moved to the step below or above."""
+    groups, model = _plain(64, 61, 48, 20)
+    names = [group.name for group in groups]
+    near = ({43, 40, 44, 32, 48}, {41, 40, 44, 32, 48}, {33, 32, 36, 48}, {14, 12, 16})
+    for seed in range(3):
+        kept = _stay(choose(groups, _scores(groups, seed), model, 0.33, COSTS, scope="layer"))
+        assert all(kept[name] in widths for name, widths in zip(names, near, strict=True)), kept
+
+
 def test_what_is_gone_stays_gone() -> None:
     groups, model = _plain(64, 61, 48)
     scores, dead = _scores(groups), {groups[0].name: np.arange(64) % 3 == 0}
