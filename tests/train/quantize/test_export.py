@@ -67,6 +67,7 @@ def agree(result, net, unlike=0.0):
         (nets.Residual(7, 7), {"strategy": "layer", "levels": 4}),
         (nets.Chain(), {"strategy": "neuron", "levels": 23}),
         (nets.Chain(), {"strategy": "direct", "levels": 3, "first_last": 256, "per_filter": False}),
+        (nets.Sliced(), {"strategy": "filter", "levels": 8}),
         (nets.Perceptron(1, 13), {"strategy": "filter", "levels": 8, "activations": 16}),
     ],
 )
@@ -76,7 +77,7 @@ def test_torch_onnxruntime_and_integers_agree(net, options):
     # Every layer and every addition runs on integers; nothing multiplies in float.
     found = kernels(result.model)
     products = sum(isinstance(one, nn.Conv2d | nn.Linear) for one in net.modules())
-    pools = 2 if isinstance(net, nets.Residual) else 0  # an addition and a mean
+    pools = 2 if isinstance(net, nets.Residual | nets.Sliced) else 0  # an addition and a mean
     assert found.float_nodes == 0 and found.integer_nodes == products + pools
     # Near miss: a weight that is one level off is seen in the integers.
     other = models.clone(result.model)
