@@ -12,6 +12,7 @@ zero the least important; keep the values of the rest; train again with the zero
     selection.py   the least important units, in each layer or in all
     choice.py      from settings and a net to what a round zeroes
     latency.py     widths that the target has steps at
+    predicted.py   the time of a net, given how many units of each group stay
     rounds.py      score, select, zero, re-train; on a cubic ramp
     masks.py       masks that the exporter shows
 """
