@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from graphopt.report import words
+from graphopt.report import curves, words
+from graphopt.report.curves import Curve
 from graphopt.report.files import write as write_text
 from graphopt.report.html import STYLE, section, table
 from graphopt.report.schema import plain
@@ -27,14 +28,14 @@ def render(report: TrainingReport) -> str:
     sections = (
         _summary(report, title),
         section("Stages", _stages(report)),
-        section("Rounds of the method", _history(report.history)),
+        section("Rounds of the method", _curves(report) + _history(report.history)),
         section("Loss of the float training", _losses(report.epochs)),
         section("Recipe", f"<pre><code>{escape(json.dumps(plain(report.recipe), indent=2))}</code></pre>"),
     )
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style></head>\n<body><main>\n"
+        f"<style>{STYLE}{curves.STYLE}</style></head>\n<body><main>\n"
         + "\n".join(one for one in sections if one)
         + f'\n</main>\n<script type="application/json" id="report">{data}</script>\n</body></html>\n'
     )
@@ -72,6 +73,31 @@ def _stages(report: TrainingReport) -> str:
         ),
         numbers=(1, 2, 3, 4, 5),
     )
+
+
+def _curves(report: TrainingReport) -> str:
+    """The figure after zeroing and after training again, where a method measures it, and the loss, over the rounds."""
+    rows = report.history
+    places = [_place(row) for row in rows]
+    figures = [Curve(f"{report.figure} after zeroing", _column(rows, "zeroed"), "old")]
+    figures.append(Curve(f"{report.figure} after training again", _column(rows, "retrained")))
+    loss = [Curve("mean loss of the last epoch", _column(rows, "loss"))]
+    return curves.svg(figures, places, lambda value: words.figure(report.figure, value)) + curves.svg(
+        loss, places, lambda value: f"{value:.4g}"
+    )
+
+
+def _place(row: dict[str, Any]) -> str:
+    """What a row of the history is about: a subset by its name, a round or an epoch by its number."""
+    if "step" in row:
+        return str(row["step"])
+    return f"epoch {row['epoch']}" if "epoch" in row else f"round {row.get('number', '')}"
+
+
+def _column(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
+    """One number for each row; nan where there is none."""
+    found = [row.get(key) for row in rows]
+    return [float("nan") if one is None else float(one) for one in found]
 
 
 def _history(rows: Sequence[dict[str, Any]]) -> str:
