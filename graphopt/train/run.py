@@ -214,8 +214,16 @@ class Run:
         before = self._folder / "pruned.onnx"
         attached = attach(net.cpu(), pruned.masks)
         model_io.save(family.export(attached), before)
+        return self._optimized("pruned", before, attached, history, data)
+
+    def _optimized(self, name: str, before: Path, net: nn.Module, history: list[dict[str, Any]], data: Data) -> _Small:
+        """Optimize the file of a method, and compare it before and after on test samples.
+
+        Raises:
+            VerificationError: The two are not the same function.
+        """
         result = pipeline.optimize(before, seed=self._recipe.seed, progress=self._progress)
-        self._say(f"exported to ONNX with its masks, and optimized: {words.seconds(result.report.seconds)}")
+        self._say(f"exported to ONNX and optimized: {words.seconds(result.report.seconds)}")
         self._progress("verifying on test samples", 0, 0)
         verdict = verify(before, result.model, data=list(self._feeds(net, data)), samples=_COMPARED)
         if not verdict.passed:
@@ -227,7 +235,7 @@ class Run:
             )
         worst = max(row.max_abs for row in verdict.outputs)
         self._say(f"verified before and after on {min(_COMPARED, len(data.test))} test samples: {worst:.1e} apart")
-        return _Small(attached, result.model, [("pruned", before)], history, worst, result.report)
+        return _Small(net, result.model, [(name, before)], history, worst, result.report)
 
     def _quantize(self, net: nn.Module, data: Data) -> _Small | None:
         from graphopt.train.quantize import quantize
@@ -251,7 +259,10 @@ class Run:
             return None
         self._progress("computing with integers alone", 0, 0)
         self._integers(found.model, net, data)
-        return _Small(found.net.cpu(), found.model, [], [dataclasses.asdict(row) for row in found.history])
+        before = self._folder / "quantized.onnx"
+        model_io.save(found.model, before)
+        history = [dataclasses.asdict(row) for row in found.history]
+        return self._optimized("quantized", before, found.net.cpu(), history, data)
 
     def _integers(self, model: ir.Model, net: nn.Module, data: Data) -> None:
         """Say whether integers alone, without any floating point between input and output, give the same answers."""
@@ -392,7 +403,7 @@ class Run:
         files.write(path, json.dumps({**before, **wanted}, indent=2) + "\n")
 
 
-_LAST = {"prune": "optimized", "quantize-train": "quantized", "binarize": "packed"}
+_LAST = {"prune": "optimized", "quantize-train": "optimized", "binarize": "packed"}
 """What the result of a method is called."""
 
 _ELSEWHERE = "name another --folder, or --restart to begin anew"
