@@ -40,7 +40,7 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of many samples; torch's loader asks for a batch in this way."""
-        chosen = torch.as_tensor(indices)
+        chosen = torch.as_tensor(indices, dtype=torch.int64)  # of none, too
         return self.inputs[chosen], self.targets[chosen]
 
     def first(self, n: int) -> Split:

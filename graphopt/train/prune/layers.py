@@ -45,8 +45,10 @@ def rows(layer: Layer, x: Tensor) -> Iterator[np.ndarray]:
     For convolutions the patches of the padded input (im2col); a transposed one is a convolution of its input with
     zeros between the numbers, its kernel turned round. Columns are in the order of ``matrix``.
     """
+    x = x.detach()
+    x = x.float() if x.dtype == torch.bfloat16 else x  # numpy has no such numbers
     if isinstance(layer, nn.Linear):
-        yield from flat(x.detach().cpu().numpy(), positions=0)
+        yield from flat(x.cpu().numpy(), positions=0)
         return
     taps = len(layer.kernel_size)
     x = x if x.dim() == taps + 2 else x[None]  # torch takes a single sample without an axis for it
@@ -58,7 +60,7 @@ def rows(layer: Layer, x: Tensor) -> Iterator[np.ndarray]:
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         x, strides = functional.pad(x, pads, mode=mode), tuple(layer.stride)
     window = Window(tuple(layer.kernel_size), strides, tuple(layer.dilation), (0,) * 2 * taps, groups=layer.groups)
-    yield from patches(x.detach().cpu().numpy(), window, positions=0)
+    yield from patches(x.cpu().numpy(), window, positions=0)
 
 
 def _stuffed(layer: nn.Module, x: Tensor) -> Tensor:

@@ -295,3 +295,9 @@ def test_settings_that_cannot_be(options: dict, message: str) -> None:
 def test_groups_need_a_family() -> None:
     with pytest.raises(UsageError, match="needs a family"):
         pruned(perceptron(), vectors(40), vectors(20, 1), structure="hidden")
+
+
+@pytest.mark.parametrize("name", ["obd", "covariance"])
+def test_no_samples_to_score_by(name: str) -> None:
+    with pytest.raises(UsageError, match="no samples"):
+        prune(trainer(perceptron(), vectors(0), vectors(4)), PruneSettings(score=name, retrain=QUICK))

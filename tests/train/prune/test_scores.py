@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -214,3 +216,35 @@ def test_a_loss_that_fails_leaves_the_weight() -> None:
     with pytest.raises(RuntimeError, match="no"):
         score("exact", net, [vectors(4)], failing)
     assert torch.equal(net.get_parameter("0.weight"), before)
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_numbers_of_16_bits(name: str) -> None:
+    """The scores are those of the same weights with 32 bits, as far as 8 digits of a number go."""
+    narrow, (inputs, targets) = convolutional().bfloat16(), images(16)
+    wide = copy.deepcopy(narrow).float()
+    found = score(name, narrow, [(inputs.bfloat16(), targets)], loss)
+    for key, expected in score(name, wide, [(inputs.bfloat16().float(), targets)], loss).items():
+        assert found[key].dtype == torch.bfloat16
+        if name != "exact":  # a difference of two losses has no digits left
+            torch.testing.assert_close(found[key].float(), expected, rtol=0.1, atol=0.1 * float(expected.max()))
+
+
+@pytest.mark.parametrize("name", ["taylor", "obd"])
+def test_small_addends_are_not_forgotten(name: str) -> None:
+    """600 equal samples have the mean that one of them has; a sum of 16 bits stops growing at 256 of them."""
+    net, (inputs, targets) = perceptron().bfloat16(), vectors(1)
+    sample = inputs.bfloat16(), targets
+    (once, often) = (one(name, net, [sample] * times) for times in (1, 600))
+    torch.testing.assert_close(often, once, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_layers_that_are_called_by_keyword(name: str) -> None:
+    class Named(nn.Sequential):
+        def forward(self, input: Tensor) -> Tensor:
+            return self[2](input=self[1](self[0](input=input)))
+
+    plain = perceptron()
+    named, batch = Named(*plain), vectors(8)
+    assert torch.equal(one(name, named, [batch]), one(name, plain, [batch]))

@@ -92,10 +92,14 @@ def _over_inputs(weights: Weights, batches: Batches, loss: Loss, of: Callable[[n
             one = of(some_rows)
             found[name] = found[name] + one if name in found else one  # type: ignore[operator]
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, args: look(name, module, args[0])  # type: ignore[arg-type]
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
+        return lambda module, args, named: look(name, module, args[0] if args else named["input"])  # type: ignore[arg-type]
 
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, some in weights.layers.items() for layer in some]
+    handles = [
+        layer.register_forward_pre_hook(hook(name), with_kwargs=True)
+        for name, some in weights.layers.items()
+        for layer in some
+    ]
     samples = 0
     try:
         for inputs, targets in batches:

@@ -22,8 +22,8 @@ def exact(weights: Weights, batches: Batches, loss: Loss) -> Scores:
         samples += len(targets)
         whole = float(loss(weights.net, inputs, targets))
         for name, parameter in weights.parameters.items():
-            for place in np.argwhere(parameter.detach().cpu().numpy()):
-                at = tuple(place.tolist())
+            for place in parameter.nonzero().tolist():
+                at = tuple(place)
                 before = parameter[at].clone()
                 try:
                     parameter[at] = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from graphopt.errors import UsageError
@@ -44,3 +45,8 @@ def some(samples: int) -> int:
     if not samples:
         raise UsageError("there are no samples to compute scores from", help="give training data, or use 'magnitude'")
     return samples
+
+
+def sums_of(parameter: Tensor) -> Tensor:
+    """Return zeros of a parameter's shape to add numbers up in: of 32 bits at least, as 16 forget small addends."""
+    return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32), requires_grad=False)

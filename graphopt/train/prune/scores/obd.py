@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from graphopt.train.prune.scores.inputs import Batches, Loss, Scores, Weights, some
+from graphopt.train.prune.scores.inputs import Batches, Loss, Scores, Weights, some, sums_of
 
 
 def obd(weights: Weights, batches: Batches, loss: Loss) -> Scores:
@@ -20,7 +20,7 @@ def obd(weights: Weights, batches: Batches, loss: Loss) -> Scores:
     convolutional net on a CPU.
     """
     parameters = list(weights.parameters.values())
-    sums = [torch.zeros_like(parameter) for parameter in parameters]
+    sums = [sums_of(parameter) for parameter in parameters]
     samples = 0
     for inputs, targets in batches:
         samples += len(targets)
@@ -28,10 +28,11 @@ def obd(weights: Weights, batches: Batches, loss: Loss) -> Scores:
             one = loss(weights.net, inputs[i : i + 1], targets[i : i + 1])
             gradients = torch.autograd.grad(one, parameters, allow_unused=True, materialize_grads=True)
             for total, gradient in zip(sums, gradients, strict=True):
-                total.addcmul_(gradient, gradient)
+                wide = gradient.to(total.dtype)
+                total.addcmul_(wide, wide)
     number = some(samples)
     return {
-        name: total / number * parameter.detach() ** 2 / 2
+        name: (total / number * parameter.detach() ** 2 / 2).to(parameter)
         for (name, parameter), total in zip(weights.parameters.items(), sums, strict=True)
     }
 
@@ -42,7 +43,7 @@ def obd_hessian(weights: Weights, batches: Batches, loss: Loss) -> Scores:
     A row of the Hessian for each weight, by a second derivative: for tests and small nets. Where the loss bends down
     (``h_kk < 0``, as it may before training has converged) the score is zero.
     """
-    sums = {name: torch.zeros_like(parameter) for name, parameter in weights.parameters.items()}
+    sums = {name: sums_of(parameter) for name, parameter in weights.parameters.items()}
     samples = 0
     for inputs, targets in batches:
         samples += len(targets)
@@ -58,7 +59,7 @@ def obd_hessian(weights: Weights, batches: Batches, loss: Loss) -> Scores:
             sums[name] += len(targets) * second.reshape(parameter.shape)
     number = some(samples)
     return {
-        name: (sums[name] / number).clamp_min(0) * parameter.detach() ** 2 / 2
+        name: ((sums[name] / number).clamp_min(0) * parameter.detach() ** 2 / 2).to(parameter)
         for name, parameter in weights.parameters.items()
     }
 

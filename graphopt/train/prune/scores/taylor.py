@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from graphopt.train.prune.scores.inputs import Batches, Loss, Scores, Weights, some
+from graphopt.train.prune.scores.inputs import Batches, Loss, Scores, Weights, some, sums_of
 
 
 def taylor(weights: Weights, batches: Batches, loss: Loss) -> Scores:
@@ -15,7 +15,7 @@ def taylor(weights: Weights, batches: Batches, loss: Loss) -> Scores:
     samples, ``(g_n w)^2``, ranks as ``obd`` does with the empirical Fisher information, so it has no name of its own.
     """
     parameters = list(weights.parameters.values())
-    sums = [torch.zeros_like(parameter) for parameter in parameters]
+    sums = [sums_of(parameter) for parameter in parameters]
     samples = 0
     for inputs, targets in batches:
         samples += len(targets)
@@ -26,6 +26,6 @@ def taylor(weights: Weights, batches: Batches, loss: Loss) -> Scores:
             total += len(targets) * gradient
     number = some(samples)
     return {
-        name: (total / number * parameter.detach()).abs()
+        name: (total / number * parameter.detach()).abs().to(parameter)
         for (name, parameter), total in zip(weights.parameters.items(), sums, strict=True)
     }
