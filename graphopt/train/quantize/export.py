@@ -32,6 +32,11 @@ _MOVES = frozenset(name for name, row in TABLE.rows.items() if row.role == "move
 TURNED = "_turned"
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 
+_OF_THE_FAMILY = (
+    "the family's export has to export the net that it is given, with graphopt.torch_export.export, whose names tell "
+    "what is where; optimizing the model, renaming what is in it, or folding constants comes later"
+)
+
 
 def exported(found: Quantizable, family: Family) -> ir.Model:
     """Return the net as an ONNX model with Q and DQ; the net is left as it is.
@@ -65,6 +70,8 @@ def marked(found: Quantizable) -> fx.GraphModule:
     for module in net.modules():
         if isinstance(module, ValueQuantizer):
             module.marking = True
+            # Tracing names only what is in the state; other buffers would be nameless constants.
+            module.register_buffer("marker", module.marker, persistent=True)
     return net
 
 
@@ -98,7 +105,12 @@ def _places(graph: ir.Graph, found: Quantizable) -> dict[str, ir.Node]:
         places[names[str(marker.name)]] = same
     lost = [name for name in found.values if name not in places]
     if lost:
-        raise GraphoptError("the exporter lost the place of a quantizer", lost[0], "please report this")
+        raise GraphoptError(
+            "the ONNX model that the family exports lacks the place of a quantizer"
+            + (f", and of {len(lost) - 1} more" if len(lost) > 1 else ""),
+            lost[0],
+            _OF_THE_FAMILY,
+        )
     return places
 
 
@@ -222,7 +234,9 @@ def _weight(
         if value is not None and value.name in names and node.op_type in _PRODUCTS
     ]
     if not readers:
-        raise GraphoptError("the exporter lost the weight of a layer", layer.name, "please report this")
+        raise GraphoptError(
+            "the ONNX model that the family exports lacks the weight of a layer", f"{layer.name}.weight", _OF_THE_FAMILY
+        )
     scale = layer.quantizer.scale.cpu().numpy().astype(np.float32)
     zero = np.zeros(scale.shape, np.int64)
     for node, position in readers:

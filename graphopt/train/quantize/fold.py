@@ -86,8 +86,10 @@ def _traced(net: nn.Module) -> fx.GraphModule:
 
 def carry(net: nn.Module, to: nn.Module) -> None:
     """Give one module what another has beside parameters, buffers and modules: the shape of its input, say."""
-    for name, value in vars(net).items():
-        if not name.startswith("_") and name != "training" and not hasattr(to, name):
+    of_class = [vars(kind) for kind in type(net).__mro__ if not issubclass(nn.Module, kind)]
+    for name, value in (*vars(net).items(), *(pair for each in of_class for pair in each.items())):
+        code = callable(value) or hasattr(value, "__get__")
+        if not name.startswith("_") and name != "training" and not hasattr(to, name) and not code:
             setattr(to, name, value)
 
 
@@ -129,5 +131,7 @@ def _fold(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> None:
     bias = layer.bias if isinstance(layer.bias, Tensor) else torch.zeros_like(mean)
     factor = torch.rsqrt(variance + norm.eps) * (1 if norm.weight is None else norm.weight)
     shift = 0 if norm.bias is None else norm.bias
-    layer.weight = nn.Parameter(layer.weight * factor.reshape(-1, *[1] * (layer.weight.ndim - 1)))
-    layer.bias = nn.Parameter((bias - mean) * factor + shift)
+    before = (*layer.parameters(recurse=False), *norm.parameters(recurse=False))
+    trained = any(one.requires_grad for one in before)  # what was frozen stays frozen
+    layer.weight = nn.Parameter(layer.weight * factor.reshape(-1, *[1] * (layer.weight.ndim - 1)), trained)
+    layer.bias = nn.Parameter((bias - mean) * factor + shift, trained)

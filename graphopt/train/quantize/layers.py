@@ -109,7 +109,7 @@ class Quantizable:
 
 
 def quantizable(net: fx.GraphModule, settings: QuantizeSettings, example: tuple[Tensor, ...]) -> Quantizable:
-    """Put quantizers into a folded net, in place.
+    """Put quantizers into a folded net, in place. What several layers share is each one's own from then on.
 
     Raises:
         GraphoptError: It has no layer to quantize.
@@ -123,6 +123,8 @@ def quantizable(net: fx.GraphModule, settings: QuantizeSettings, example: tuple[
         raise GraphoptError("the net has no convolution and no linear layer", type(net).__name__)
     ends = {names[0], names[-1]}
     work = _Work(net, settings, {name: settings.of_inputs(name in ends) for name in names})
+    for name in names:
+        _untie(net, net.get_submodule(name))
     layers = {name: _layer(net, name, settings.of_weights(name in ends), settings.per_filter) for name in names}
     found = Quantizable(net, list(layers.values()), {}, {})
     for node in list(net.graph.nodes):
@@ -273,6 +275,14 @@ class _Work:
             found = f"{base}_{count}"
         self.names.add(found)
         return found
+
+
+def _untie(net: fx.GraphModule, layer: nn.Module) -> None:
+    """Give a layer a weight and a bias of its own: levels, steps and what is frozen go by layer."""
+    for name, mine in list(layer.named_parameters(recurse=False)):
+        users = sum(one is mine for module in net.modules() for one in module._parameters.values())
+        if users > 1:
+            setattr(layer, name, nn.Parameter(mine.detach().clone(), mine.requires_grad))
 
 
 def _layer(net: fx.GraphModule, name: str, number: int, per_filter: bool) -> Layer:

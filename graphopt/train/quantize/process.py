@@ -182,11 +182,15 @@ class Process:
         """Return ``[out]``: sum of ``abs(g w)`` of each filter, g the gradient of the mean loss."""
         weight = layer.latent
         sums = torch.zeros_like(weight)
-        net, task = self.found.net.eval(), self.trainer.task
-        with torch.enable_grad():
-            for x, y in self.trainer.batches(self.trainer.data.train, size=_BATCH, limit=self.settings.samples):
-                loss = task.loss(task.outputs(net, x), y) * len(y)
-                sums += torch.autograd.grad(loss, weight)[0]
+        net, task, trained = self.found.net.eval(), self.trainer.task, weight.requires_grad
+        weight.requires_grad_(True)  # a weight that is not trained is worth something, too
+        try:
+            with torch.enable_grad():
+                for x, y in self.trainer.batches(self.trainer.data.train, size=_BATCH, limit=self.settings.samples):
+                    loss = task.loss(task.outputs(net, x), y) * len(y)
+                    sums += torch.autograd.grad(loss, weight)[0]
+        finally:
+            weight.requires_grad_(trained)
         return (sums * weight).abs().flatten(1).sum(1).double().cpu().numpy()
 
     def _frozen(self, layer: Layer) -> int:

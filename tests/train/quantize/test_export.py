@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import nn
 
 from graphopt import model as models
 from graphopt import runtime
-from graphopt.errors import ModelError
+from graphopt.errors import GraphoptError, ModelError
 from graphopt.quantization.kernels import kernels
+from graphopt.torch_export import export
 from graphopt.train.quantize import integer, quantize
 from tests.train.quantize import nets
 
@@ -147,3 +149,29 @@ def test_what_needs_floats_is_refused_by_the_integers():
     result = trained(net, nets.settings(strategy="direct", steps=1))
     with pytest.raises(ModelError, match="Sigmoid"):
         integer.run(result.model, {"image": samples(net).numpy()})
+
+
+def small():
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4, 3))
+    net.shape = (1, 4, 4)
+    return net
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_both_exporters_keep_the_places_of_quantizers(exporter):
+    net = small()
+    names = {"dynamic_shapes": ({0: "batch"},), "input_names": ["image"], "output_names": ["logits"]}
+    family = dataclasses.replace(
+        nets.family(net), export=lambda one: export(one, (torch.zeros(2, *net.shape),), exporter=exporter, **names)
+    )
+    agree(quantize(net, nets.data(net), family, nets.settings(levels=16), device="cpu"), net)
+
+
+def test_an_export_that_loses_quantizers_is_told_what_to_do():
+    net = small()
+    family = nets.family(net)
+    other = dataclasses.replace(family, export=lambda _: family.export(net))
+    with pytest.raises(GraphoptError) as raised:
+        quantize(net, nets.data(net), other, nets.settings(levels=16), device="cpu")
+    assert "lacks the place of a quantizer" in raised.value.what
+    assert raised.value.help and "the net that it is given" in raised.value.help

@@ -74,3 +74,23 @@ def test_what_cannot_be_traced_is_an_error_that_says_what_to_do():
 
 def test_what_a_net_knows_beside_its_weights_is_carried_over():
     assert folded(nets.Chain(), (torch.zeros(2, 2, 6, 6),)).shape == (2, 6, 6)
+
+
+def test_what_its_class_knows_is_carried_over_too():
+    class Known(nn.Sequential):
+        shape = (3,)
+
+        def twice(self):
+            return 2
+
+    found = folded(Known(nn.Linear(3, 2)), (torch.zeros(2, 3),))
+    assert found.shape == (3,) and not hasattr(found, "twice")
+
+
+def test_what_was_frozen_stays_frozen():
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    net[0].requires_grad_(False)
+    net[1].requires_grad_(False)
+    net[2].requires_grad_(False)  # its norm is trained
+    found = folded(net, (torch.zeros(2, 2),))
+    assert [one.requires_grad for one in found.parameters()] == [False, False, True, True, True, True]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from graphopt.errors import GraphoptError
-from graphopt.train.quantize import quantizers
+from graphopt.train.data import Data, Split
+from graphopt.train.quantize import folded, quantizable, quantizers
 from graphopt.train.quantize.process import Process
 from graphopt.train.quantize.strategies import shared, steps
+from graphopt.train.task import CLASSIFICATION
 from graphopt.train.trainer import Trainer
 from tests.train.quantize import nets
 
@@ -255,3 +258,44 @@ def test_nothing_left_to_train_is_no_stage_of_training():
     process = nets.process(net, nets.settings(), Watched)
     process.run()
     assert {row["stage"] for row in process.trainer.history} == {f"layers.0 {i}/3" for i in (1, 2, 3)}
+
+
+class Tied(nn.Module):
+    """Two layers with one weight and one bias, and an embedding that is the last layer's weight, too."""
+
+    shape = (5,)
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.letters = nn.Embedding(7, 6)
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.second.weight, self.second.bias = self.first.weight, self.first.bias
+        self.head = nn.Linear(6, 7, bias=False)
+        self.head.weight = self.letters.weight
+
+    def forward(self, letters):
+        x = self.letters(letters).mean(1)
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_layers_share_is_each_ones_own(strategy):
+    """As each has levels of its own: nothing that is held is moved by another one."""
+    net, settings = Tied(), nets.settings(strategy=strategy)
+    letters = torch.randint(7, (32, 5), generator=torch.Generator().manual_seed(0))
+    found = quantizable(folded(net, (letters,)), settings, (letters,))
+    samples = Split(letters, letters[:, 0])
+    process = Watched(found, Trainer(found.net, Data(samples, samples), CLASSIFICATION, device="cpu"), settings)
+    assert len({id(one) for one in found.net.parameters()}) == len(list(net.parameters())) + 3
+    process.run()
+    assert process.seen and net.second.weight is net.first.weight
+
+
+def test_a_layer_that_is_not_trained_has_an_importance():
+    net = nets.seeded(nets.Perceptron(7, 7))
+    net.linears[0].weight.requires_grad_(False)
+    process = nets.process(net, nets.settings(strategy="filter", order="importance"))
+    before = process.found.layers[0].latent.detach().clone()
+    process.quantize(steps(process.found, process.settings)[0])
+    assert not process.found.layers[0].latent.requires_grad and torch.equal(process.found.layers[0].latent, before)
