@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,16 +24,20 @@ class ErrorModule(nn.Module):
     Source: the noise adaptation module of FDA-BNN, NeurIPS 2021.
     """
 
-    def __init__(self, size: int) -> None:
-        """``size``: numbers in a row, ``d``; the hidden layer has ``max(1, d / 64)``."""
+    def __init__(self, size: int, axis: Literal[1, -1] = 1) -> None:
+        """``size``: numbers in a row, ``d``; the hidden layer has ``max(1, d / 64)``.
+
+        ``axis``: where the row is in an input of four axes: 1 in an image, -1 in what a linear layer reads.
+        """
         super().__init__()
+        self.axis = axis
         width = max(1, size // NARROWER)
         self.first = nn.Linear(size, width, bias=False)
         self.second = nn.Linear(width, size, bias=False)
 
     def forward(self, t: Tensor) -> Tensor:
         """Return the error of ``[..., d]``, or of an image ``[N, d, H, W]`` place by place."""
-        if t.ndim == 4:
+        if t.ndim == 4 and self.axis == 1:
             hidden = functional.relu(functional.conv2d(t, self.first.weight[:, :, None, None]))
             return functional.conv2d(hidden, self.second.weight[:, :, None, None]) + RESIDUAL * torch.sin(t)
         return self.second(functional.relu(self.first(t))) + RESIDUAL * torch.sin(t)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class BinaryLinear(nn.Linear):
         with torch.device("meta"):
             super().__init__(layer.in_features, layer.out_features, layer.bias is not None)
         self.weight, self.bias = layer.weight, layer.bias
-        self.of_input = _of_input(layer.in_features, settings)
+        self.of_input = _of_input(layer.in_features, settings, axis=-1)
         self.of_weight = _of_weight(layer.weight, settings)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -97,8 +98,9 @@ def binarize_net(net: nn.Module, settings: BinarizeSettings) -> list[str]:
         layer = net.get_submodule(name)
         new = BinaryConv2d(layer, settings) if isinstance(layer, nn.Conv2d) else BinaryLinear(layer, settings)  # type: ignore[arg-type]
         new.train(layer.training)
-        parent, _, own = name.rpartition(".")
-        setattr(net.get_submodule(parent), own, new)
+        for parent in list(net.modules()):
+            for own in [own for own, child in parent._modules.items() if child is layer]:
+                setattr(parent, own, new)
     return names
 
 
@@ -131,14 +133,14 @@ def _chosen(net: nn.Module, settings: BinarizeSettings) -> Iterator[str]:
             yield name
 
 
-def _of_input(size: int, settings: BinarizeSettings) -> nn.Module:
-    return nn.Identity() if settings.activations == 32 else _sign(size, settings)
+def _of_input(size: int, settings: BinarizeSettings, axis: Literal[1, -1] = 1) -> nn.Module:
+    return nn.Identity() if settings.activations == 32 else _sign(size, settings, axis)
 
 
 def _of_weight(weight: Tensor, settings: BinarizeSettings) -> nn.Module:
     return nn.Identity() if settings.weights == 32 else BinaryWeight(_sign(weight[0].numel(), settings))
 
 
-def _sign(size: int, settings: BinarizeSettings) -> Sign:
-    error = ErrorModule(size) if settings.error and settings.alpha > 0 else None
+def _sign(size: int, settings: BinarizeSettings, axis: Literal[1, -1] = 1) -> Sign:
+    error = ErrorModule(size, axis) if settings.error and settings.alpha > 0 else None
     return Sign(basis(settings), error, settings.alpha)

@@ -182,3 +182,19 @@ def every_sign(net: nn.Module) -> list[Sign]:
 def test_settings_that_make_no_sense(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BinarizeSettings(**wrong)
+
+
+def test_a_linear_layer_of_an_input_with_four_axes() -> None:
+    """Its rows are along the last one, for the error module too, whatever the others are."""
+    torch.manual_seed(0)
+    layer = BinaryLinear(nn.Linear(3, 5), BinarizeSettings()).train()
+    for x in (torch.randn(2, 7, 4, 3), torch.randn(2, 3, 4, 3)):
+        torch.testing.assert_close(layer(x), layer(x.flatten(0, 2)).reshape(2, -1, 4, 5))
+
+
+def test_a_layer_in_several_places_is_binary_in_all_of_them() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    net.again = net[1]
+    net.inside = nn.Sequential(net[1])
+    assert binarize_net(net, replace(PLAIN, exclude=("2",))) == ["1"]
+    assert isinstance(net[1], BinaryLinear) and net.again is net[1] and net.inside[0] is net[1]
