@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,23 +17,15 @@ from graphopt.errors import GraphoptError
 from graphopt.train import checkpoint, distributed, schedules
 from graphopt.train.data import Data, Samples, take
 from graphopt.train.hooks import Hook
+from graphopt.train.optimizer import optimizer as optimizer_of
 from graphopt.train.order import Order, loader
+from graphopt.train.progress import Progress, Watch, finite, quiet
 from graphopt.train.settings import Settings
 from graphopt.train.task import Task
-
-Progress = Callable[[str, int, int], None]
-"""What is under way, how much is done, of how much."""
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Of net, prepared inputs and targets: a scalar. Call the net that is given; look at its parts through ``Trainer.net``,
 for it is wrapped where several processes train."""
-
-_EVERY = 0.1
-"""Seconds between two looks at the loss: each waits for a GPU."""
-
-
-def quiet(label: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 class Trainer:
@@ -183,12 +174,12 @@ class Trainer:
         order = Order(len(samples), self._order, distributed.rank(), distributed.size())
         each = -(-len(order) // settings.batch)
         steps = settings.epochs * each if not settings.steps else min(settings.steps, settings.epochs * each)
-        optimizer = _optimizer(self.net, settings)
+        optimizer = optimizer_of(self.net, settings)
         first = self._continue(settings, optimizer)
         self._agree()
         net = self._wrapped()
         mean = self._halfway["loss"] if self._halfway else math.nan
-        watch = _Watch(self._progress, label, steps)
+        watch = Watch(self._progress, label, steps)
         for epoch in range(first, -(-steps // each) if each else 0):
             self.net.train()
             seen = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -201,7 +192,7 @@ class Trainer:
                 number += len(batch[1])
                 watch(here, step + 1)
             both = distributed.total(torch.stack([seen, torch.full_like(seen, number)]))
-            mean = _finite(float(both[0] / both[1]), label)
+            mean = finite(float(both[0] / both[1]), label)
             stage = self._entered[-1]
             self.history.append({"stage": stage, "epoch": epoch + 1, "loss": mean})
             distributed.copied(self.net.buffers())  # each process has its own batch-norm statistics
@@ -236,7 +227,8 @@ class Trainer:
         inputs, targets = self.data.prepare(batch[0].to(self.device)), batch[1].to(self.device)
         if self.data.augment is not None:
             inputs = self.data.augment(inputs, self._changes)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.autocast == "bfloat16"):
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=settings.autocast == "bfloat16")
+        with _normed(len(targets)), autocast:
             if loss is None:
                 found = self.task.loss(self.task.outputs(net, inputs), targets)
             else:
@@ -362,26 +354,19 @@ class Trainer:
         )
 
 
-class _Watch:
-    """Tells of every step, with a loss that is at most a moment old."""
-
-    def __init__(self, progress: Progress, label: str, steps: int) -> None:
-        self._progress, self._label, self._steps = progress, label, steps
-        self._looked, self._text = -math.inf, label
-
-    def __call__(self, loss: Tensor, done: int) -> None:
-        if self._progress is quiet:
-            return
-        now = time.monotonic()
-        if now - self._looked >= _EVERY:
-            self._looked, self._text = now, f"{self._label}, loss {_finite(float(loss), self._label):.3f}"
-        self._progress(self._text, done, self._steps)
-
-
-def _finite(loss: float, label: str) -> float:
-    if not math.isfinite(loss):
-        raise GraphoptError(f"the loss is {loss}", label, "train with a lower rate, or with clip")
-    return loss
+@contextmanager
+def _normed(samples: int) -> Iterator[None]:
+    """Say what it means where torch does not norm a batch of a single number by itself."""
+    try:
+        yield
+    except ValueError as error:
+        if samples != 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise GraphoptError(
+            "a batch of one sample cannot be normed by itself",
+            "batch-norm in training",
+            "choose another batch size: with this one, a single sample is left for the last batch",
+        ) from error
 
 
 def _seeds(seed: int, rank: int) -> tuple[int, int, int]:
@@ -389,20 +374,3 @@ def _seeds(seed: int, rank: int) -> tuple[int, int, int]:
     (order,) = np.random.SeedSequence([seed % 2**64, 0]).generate_state(1, np.uint64)
     changes, chance = np.random.SeedSequence([seed % 2**64, 1, rank]).generate_state(2, np.uint64)
     return int(order) >> 1, int(changes) >> 1, int(chance) >> 1  # torch wants what fits into int64
-
-
-def _optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    learnt = [one for one in net.parameters() if one.requires_grad]
-    if settings.decay_vectors:
-        groups = [{"params": learnt}]
-    else:
-        vectors = [one for one in learnt if one.ndim <= 1]
-        groups = [
-            {"params": [one for one in learnt if one.ndim > 1]},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-    groups = [group for group in groups if group["params"]]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=settings.rate, weight_decay=settings.weight_decay)

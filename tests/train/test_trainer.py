@@ -185,6 +185,28 @@ def test_a_loss_that_is_no_number_ends_it() -> None:
     assert caught.value.where == "mine" and "lower rate" in (caught.value.help or "")
 
 
+def test_a_batch_of_one_sample_that_is_to_be_normed() -> None:
+    one = trainer(net=net(norm=True), data=data(train=17))
+    with pytest.raises(GraphoptError, match="one sample") as caught:
+        one.fit(short(batch=8))
+    assert "another batch size" in (caught.value.help or "")
+    one = trainer(net=net(norm=True), data=data(train=17))
+    assert math.isfinite(one.fit(short(batch=6)))
+
+    def failing(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        trainer(data=data(train=1)).fit(short(), loss=failing)
+
+
+def test_nothing_to_train_is_said() -> None:
+    one = trainer()
+    one.net.requires_grad_(False)
+    with pytest.raises(GraphoptError, match="no parameter of the net is trained"):
+        one.fit(short())
+
+
 def test_stages_run_once_and_one_at_a_time() -> None:
     one = trainer()
     ran: list[tuple[str, bool]] = []

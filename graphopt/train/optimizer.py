@@ -1,0 +1,33 @@
+"""The optimizer of a stage, by its settings."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from graphopt.errors import GraphoptError
+from graphopt.train.settings import Settings
+
+
+def optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Return a new optimizer of all parameters that are trained.
+
+    Raises:
+        GraphoptError: There is none.
+    """
+    learnt = [one for one in net.parameters() if one.requires_grad]
+    if not learnt:
+        raise GraphoptError("no parameter of the net is trained", type(net).__name__, "let some have requires_grad")
+    if settings.decay_vectors:
+        groups = [{"params": learnt}]
+    else:
+        vectors = [one for one in learnt if one.ndim <= 1]
+        groups = [
+            {"params": [one for one in learnt if one.ndim > 1]},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=settings.rate, weight_decay=settings.weight_decay)
