@@ -147,7 +147,7 @@ def test_a_stage_without_a_fit_is_remembered(tmp_path: Path) -> None:
 # --- killed for real --------------------------------------------------------------------------------------------------
 
 CHILD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tests.train import nets, test_checkpoint
 real = nets.Trainer.__init__
@@ -157,6 +157,7 @@ def slowed(self, *given, progress, **named):  # so that there is time to be kill
         time.sleep(0.02)
     real(self, *given, progress=wait, **named)
 nets.Trainer.__init__ = slowed
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background, shells let it be ignored
 test_checkpoint.program(Path(sys.argv[1]))
 print("done", flush=True)
 """
