@@ -168,7 +168,7 @@ def test_both_exporters_keep_the_places_of_quantizers(exporter):
 
 
 def test_an_export_that_loses_quantizers_is_told_what_to_do():
-    net = small()
+    net = nets.Sliced()
     family = nets.family(net)
     other = dataclasses.replace(family, export=lambda _: family.export(net))
     with pytest.raises(GraphoptError) as raised:
