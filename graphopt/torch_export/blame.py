@@ -16,6 +16,8 @@ _NOT_THE_USERS = tuple(
     for folder in (os.path.dirname(__file__), os.path.dirname(torch.__file__), sysconfig.get_paths()["stdlib"])
 )
 
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
 
 def failure(error: Exception, module: str, exporter: str) -> GraphoptError:
     """What the exporter says at the root of its complaint, at the user's own line."""
@@ -41,6 +43,16 @@ def user_line(error: BaseException) -> str | None:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if is_users(frame.filename):
+            return f"{frame.filename}:{frame.lineno} in {frame.name}" + (f": {frame.line}" if frame.line else "")
+    return None
+
+
+def users_fault(error: BaseException) -> str | None:
+    """The line of the user's that raised, or called what raised; None where code of graphopt stands in between."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if os.path.abspath(frame.filename).startswith(_OURS):
+            return None
         if is_users(frame.filename):
             return f"{frame.filename}:{frame.lineno} in {frame.name}" + (f": {frame.line}" if frame.line else "")
     return None

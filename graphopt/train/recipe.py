@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,7 @@ class Recipe:
             UsageError: ``model`` has options that the family does not know.
             GraphoptError: The family refuses them.
         """
-        return self._made("model", self.family.new, self.model, seed=self.seed)
+        return self._made("model", nn.Module, self.family.new, self.model, seed=self.seed)
 
     def load_data(self) -> Data:
         """Return the samples.
@@ -75,17 +76,17 @@ class Recipe:
             UsageError: ``data`` has options that the family does not know.
             GraphoptError: They cannot be had so.
         """
-        return self._made("data", self.family.data, self.data)
+        return self._made("data", Data, self.family.data, self.data)
 
-    def _made(self, part: str, make: Callable[..., T], options: Mapping[str, Any], **more: Any) -> T:
+    def _made(self, part: str, kind: type[T], make: Callable[..., T], options: Mapping[str, Any], **more: Any) -> T:
         known = inspect.signature(make).parameters
         if not any(one.kind is one.VAR_KEYWORD for one in known.values()):
             free = [name for name in known if name not in more]
             for name in options:
                 if name not in free:
-                    raise unknown(name, free, self.source, f"{part}.{name}")
+                    raise unknown(str(name), free, self.source, f"{part}.{name}")
         try:
-            return make(**more, **options)
+            found = make(**more, **options)
         except GraphoptError:
             raise
         except Exception as error:
@@ -96,6 +97,11 @@ class Recipe:
                 user_line(error) or self.source,
                 f"correct the part '{part}' of the recipe",
             ) from error
+        if not isinstance(found, kind):
+            name = f"{kind.__module__.replace('torch.nn.modules.module', 'torch.nn')}.{kind.__qualname__}"
+            what = f"the {part} of '{self.family.name}' is a {type(found).__name__}, not a {name}"
+            raise GraphoptError(what, self.source, "correct what the family returns")
+        return found
 
 
 def load(source: str | Path, changes: Iterable[str] = (), seed: int | None = None) -> Recipe:
@@ -123,8 +129,8 @@ def load(source: str | Path, changes: Iterable[str] = (), seed: int | None = Non
         known = ", ".join(families.names())
         raise UsageError("the recipe names no family", name, f"family: one of {known}, or PKG.MODULE:FAMILY")
     chosen = content.get("seed", 0)
-    if type(chosen) is not int or chosen < 0:
-        raise UsageError(f"'seed' is {chosen!r}, not a whole number of 0 or more", name, "seed: 0")
+    if type(chosen) is not int or not 0 <= chosen < 2**63:
+        raise UsageError(f"'seed' is {chosen!r}, not a whole number of 0 or more that 64 bits hold", name, "seed: 0")
     for part in ("model", "data"):
         if not isinstance(content.get(part) or {}, dict):
             raise UsageError(f"'{part}' is {content[part]!r}, not a part with keys", name, f"{part}: {{...}}")
@@ -188,8 +194,12 @@ def _yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"the recipe cannot be read: {error.strerror}", str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError("the recipe is not YAML", str(path), " ".join(str(error).split())) from error
+    try:
+        json.dumps(content, default=str, skipkeys=True)  # a part that contains itself would be read forever
+    except ValueError as error:
+        raise UsageError("a part of the recipe contains itself", str(path), "write it without an alias (*)") from error
     if not isinstance(content, dict):
         raise UsageError("the recipe has no parts", str(path), f"its parts are {', '.join(_PARTS)}")
     return content

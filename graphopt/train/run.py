@@ -28,7 +28,7 @@ from graphopt.report import files, words
 from graphopt.report.schema import FileInfo, Report, plain
 from graphopt.report.training import StageRow, TrainingReport
 from graphopt.train import agreement, checkpoint, distributed
-from graphopt.train.data import Data
+from graphopt.train.data import Data, take
 from graphopt.train.recipe import METHODS, Recipe, settings_of
 from graphopt.train.trainer import Progress, Trainer, quiet
 from graphopt.verify import verify
@@ -99,6 +99,23 @@ class Run:
             GraphoptError: The data is missing, the loss is not finite, or the folder holds another training.
             VerificationError: The result is not what was trained; it is not written.
         """
+        try:
+            return self._run(output)
+        except GraphoptError:
+            raise
+        except Exception as error:
+            from graphopt.torch_export.blame import users_fault
+
+            line = users_fault(error)
+            if line is None:
+                raise
+            raise GraphoptError(
+                f"the family '{self._recipe.family.name}' failed: {type(error).__name__}: {error}",
+                line,
+                "correct that line; what is trained is kept",
+            ) from error
+
+    def _run(self, output: Path) -> TrainingReport | None:
         start = time.perf_counter()
         recipe, family = self._recipe, self._recipe.family
         device = distributed.join(self._device)
@@ -128,13 +145,37 @@ class Run:
         trained = self._folder / "trained.onnx"
         if distributed.is_first():
             self._progress("exporting", 0, 0)
-            model_io.save(family.export(trainer.net.cpu()), trained)
+            model_io.save(self._exported(trainer.net.cpu()), trained)
         small = self._small(trainer.net.to(trainer.device), data)
         if small is None:
             return None
         self._judge(report, [("trained", trained), *small.stages], small, data, output)
         report.seconds = time.perf_counter() - start
         return report
+
+    def _exported(self, net: nn.Module) -> ir.Model:
+        """Return the net as the family exports it.
+
+        Raises:
+            UsageError: That is no model, or it lacks the input or the output that the family names.
+        """
+        family = self._recipe.family
+        model = family.export(net)
+        if not isinstance(model, ir.Model):
+            what = f"the family exports a {type(model).__name__}, not an onnx_ir.Model"
+            raise UsageError(what, family.name, "return what graphopt.torch_export.export returns")
+        for kind, name, there in (
+            ("input", family.input, model.graph.inputs),
+            ("output", family.output, model.graph.outputs),
+        ):
+            known = [str(one.name) for one in there]
+            if name not in known:
+                raise UsageError(
+                    f"the exported model has no {kind} '{name}'",
+                    family.name,
+                    f"its {kind}s are {', '.join(known)}: let '{kind}' of the family name one of them",
+                )
+        return model
 
     # --- training ---
 
@@ -156,10 +197,14 @@ class Run:
                 where,
                 f"make the parts 'model' and 'data' fit; torch says: {' '.join(str(error).split())}",
             ) from error
+        self._targets(net, data)
         if self._method == "prune":
+            from graphopt.train.prune.choice import chooser
             from graphopt.train.prune.rounds import prunable
 
-            prunable(net, self._settings)
+            scored = prunable(net, self._settings)
+            if not (self._folder / "prune" / checkpoint.NAME).is_file():
+                chooser(net, scored, self._settings, family)
         elif self._method == "quantize-train":
             from graphopt.train.quantize import folded, quantizable
 
@@ -169,6 +214,29 @@ class Run:
             from graphopt.train.binary import binary_net
 
             binary_net(family, self._recipe.model, self._settings, seed=self._recipe.seed)
+
+    def _targets(self, net: nn.Module, data: Data) -> None:
+        """Say that there is no loss of the targets of a sample, of those with the least and the largest one.
+
+        Raises:
+            UsageError: It says what torch does.
+        """
+        task, split = self._recipe.family.task, data.train
+        found = getattr(split, "targets", None)
+        places = [0]
+        if isinstance(found, torch.Tensor) and found.numel():
+            flat = found.reshape(len(found), -1)
+            places = [0, int(flat.amin(1).argmin()), int(flat.amax(1).argmax())]
+        inputs, targets = take(split, places)
+        try:
+            with torch.no_grad():
+                task.loss(task.outputs(net.eval(), data.prepare(inputs)), targets)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise UsageError(
+                f"there is no loss of what the data wants: {' '.join(str(error).split())}",
+                self._recipe.source,
+                f"look at the targets (here {targets.reshape(-1)[:6].tolist()}) and at the net's outputs",
+            ) from error
 
     def _trainer(self, net: nn.Module, data: Data, part: str) -> Trainer:
         return Trainer(
@@ -213,7 +281,7 @@ class Run:
         self._progress("exporting", 0, 0)
         before = self._folder / "pruned.onnx"
         attached = attach(net.cpu(), pruned.masks)
-        model_io.save(family.export(attached), before)
+        model_io.save(self._exported(attached), before)
         return self._optimized("pruned", before, attached, history, data)
 
     def _optimized(self, name: str, before: Path, net: nn.Module, history: list[dict[str, Any]], data: Data) -> _Small:
