@@ -24,8 +24,8 @@ def quiet(label: str, done: int, total: int) -> None:
 class Watch:
     """Tells of every step, with a loss that is at most a moment old."""
 
-    def __init__(self, progress: Progress, label: str, steps: int) -> None:
-        self._progress, self._label, self._steps = progress, label, steps
+    def __init__(self, progress: Progress, label: str, before: int, steps: int) -> None:
+        self._progress, self._label, self._before, self._steps = progress, label, before, steps
         self._looked, self._text = -math.inf, label
 
     def __call__(self, loss: Tensor, done: int) -> None:
@@ -35,7 +35,7 @@ class Watch:
         now = time.monotonic()
         if now - self._looked >= _EVERY:
             self._looked, self._text = now, f"{self._label}, loss {finite(float(loss), self._label):.3f}"
-        self._progress(self._text, done, self._steps)
+        self._progress(self._text, self._before + done, self._steps)
 
 
 def finite(loss: float, label: str) -> float:

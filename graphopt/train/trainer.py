@@ -122,7 +122,18 @@ class Trainer:
         self._halfway = None
         self._write(None)
 
-    def fit(self, settings: Settings, *, label: str = "training", loss: Loss | None = None) -> float:
+    def tell(self, label: str, done: int = 0, total: int = 0) -> None:
+        """Tell those who watch what is under way beside training: scores, calibration. 0 of 0: no end is known."""
+        self._progress(label, done, total)
+
+    def fit(
+        self,
+        settings: Settings,
+        *,
+        label: str = "training",
+        loss: Loss | None = None,
+        among: tuple[int, int] | None = None,
+    ) -> float:
         """Train, and leave the net in eval mode. Optimizer and schedule are new for every fit.
 
         Of each step: hooks are told the share that is done; forward and backward pass; the gradient is clipped; hooks
@@ -132,6 +143,8 @@ class Trainer:
             settings: How it goes.
             label: What is under way, for people.
             loss: Instead of the task's loss.
+            among: Steps that came before this fit, and those of all fits that belong together: progress is then told of
+                all of them. None: of this fit.
 
         Returns:
             Mean loss over the samples of the last epoch; nan where there was no step.
@@ -144,13 +157,13 @@ class Trainer:
             name = f"{label} ({len(self._entered) + 1})"
 
             def body(fresh: bool) -> None:
-                self._fit(settings, label, loss)
+                self._fit(settings, label, loss, among)
 
             self.stage(name, body)
             return self._finished[name]
         if self._fitted:
             raise ValueError("a stage has one fit: what a checkpoint says in its midst must be clear")
-        return self._fit(settings, label, loss)
+        return self._fit(settings, label, loss, among)
 
     def batches(self, split: Samples, *, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield prepared inputs and targets, on the device, in order: what scores and calibration look at.
@@ -168,7 +181,7 @@ class Trainer:
 
     # --- the loop ---
 
-    def _fit(self, settings: Settings, label: str, loss: Loss | None) -> float:
+    def _fit(self, settings: Settings, label: str, loss: Loss | None, among: tuple[int, int] | None) -> float:
         self._fitted = True
         samples = self.data.train
         order = Order(len(samples), self._order, distributed.rank(), distributed.size())
@@ -179,7 +192,7 @@ class Trainer:
         self._agree()
         net = self._wrapped()
         mean = self._halfway["loss"] if self._halfway else math.nan
-        watch = Watch(self._progress, label, steps)
+        watch = Watch(self._progress, label, *(among or (0, steps)))
         for epoch in range(first, -(-steps // each) if each else 0):
             self.net.train()
             seen = torch.zeros((), dtype=torch.float64, device=self.device)

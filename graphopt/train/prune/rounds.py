@@ -154,7 +154,8 @@ class _Rounds:
                     held.hold(name, mask, 0.0)
                 sparsity = held_share(held.masks, self._layers)
                 record.zeroed(Round(number, self._aim(share), sparsity, trainer.evaluate(), math.nan, math.nan))
-            loss = trainer.fit(settings.retrain, label=f"{record.rows[-1]['sparsity']:.0%} pruned")
+            label = f"round {number} of {settings.rounds}, {record.rows[-1]['sparsity']:.0%} pruned"
+            loss = trainer.fit(settings.retrain, label=label)
             record.retrained(loss, trainer.evaluate())
 
         return body
@@ -166,14 +167,31 @@ class _Rounds:
     def _scores(self, number: int) -> Scores:
         trainer, settings = self._trainer, self._settings
         some = drawn(trainer.data.train, settings.samples, trainer.seed + number)
+        losses, done = self._losses(len(some)), 0
+
+        def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            nonlocal done
+            trainer.tell(f"round {number} of {settings.rounds}: scores by {settings.score}", min(done, losses), losses)
+            done += 1
+            return trainer.task.loss(trainer.task.outputs(net, x), y)
+
         return score(
             settings.score,
             trainer.net,
             trainer.batches(some, size=_BATCH),
-            lambda net, x, y: trainer.task.loss(trainer.task.outputs(net, x), y),
+            loss,
             exclude=settings.exclude,
             curvature=settings.curvature,
         )
+
+    def _losses(self, samples: int) -> int:
+        """Return how often the scores ask for a loss: ``exact`` without each weight, ``obd`` of each sample."""
+        if self._settings.score == "obd" and self._settings.curvature == "fisher":
+            return samples
+        batches = -(-samples // _BATCH)
+        if self._settings.score != "exact":
+            return batches
+        return batches * (1 + sum(int(users[0].weight.count_nonzero()) for users in self._layers.values()))
 
 
 class _Surgery:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,30 +77,36 @@ class Process:
         """Carry out all steps, then train what is left."""
         todo = steps(self.found, self.settings)
         batches = -(-len(self.trainer.data.train) // (self.settings.retrain.batch * distributed.size()))
-        for step, budget in zip(todo, shared(self.settings, len(todo), batches), strict=True):
-            self.trainer.stage(step.name, lambda fresh, step=step, budget=budget: self._step(step, budget, fresh))
+        budgets = list(shared(self.settings, len(todo), batches))
+        before = 0
+        for number, (step, budget) in enumerate(zip(todo, budgets, strict=True), 1):
+            label = f"subset {number} of {len(todo)}: {step.name}"
+            among = before, sum(budgets)
+            self.trainer.stage(step.name, partial(self._step, step, budget, label, among))
+            before += budget
         self.trainer.stage("final", lambda fresh: self._final())
 
-    def _step(self, step: Step, budget: int, fresh: bool) -> None:
+    def _step(self, step: Step, budget: int, label: str, among: tuple[int, int], fresh: bool) -> None:
         if fresh:
+            self.trainer.tell(f"{label}, levels", *among)
             self.quantize(step)
-        loss = self._fit(step.name, budget)
+        loss = self._fit(label, budget, among)
         self.freeze(step)
         frozen = sum(self._frozen(layer) for layer in self.found.layers)
         number = sum(len(self.chosen(layer, step)) for layer in step.layers)
         self.history.rows.append(Row(step.name, number, frozen, budget, loss))
 
-    def _fit(self, name: str, budget: int) -> float:
+    def _fit(self, label: str, budget: int, among: tuple[int, int]) -> float:
         if not budget:  # `steps=0` would be no limit
             return float("nan")
         settings = replace(self.settings.retrain, steps=budget, epochs=budget)  # enough of them
-        return self.trainer.fit(settings, label=name)
+        return self.trainer.fit(settings, label=label, among=among)
 
     def _final(self) -> None:
         held = self.held.masks
         left = any(not held[name].all() if name in held else one.requires_grad for name, one in self._parameters())
         if self.settings.final.epochs and left:
-            self.trainer.fit(self.settings.final, label="final")
+            self.trainer.fit(self.settings.final, label="all levels are frozen, the rest")
 
     def _parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return self.found.net.named_parameters()

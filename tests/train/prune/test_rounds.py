@@ -11,11 +11,14 @@ import torch
 from torch import nn
 
 from graphopt.errors import UsageError
+from graphopt.train.data import Data, Split
 from graphopt.train.hooks import Held, Hook
 from graphopt.train.prune import Pruned, PruneSettings, prune
 from graphopt.train.prune.rounds import drawn
 from graphopt.train.prune.settings import Name
 from graphopt.train.settings import Settings
+from graphopt.train.task import CLASSIFICATION
+from graphopt.train.trainer import Trainer
 from tests.train.prune.nets import convolutional, data, images, perceptron, trainer, vectors
 
 QUICK = Settings(epochs=1, batch=16, rate=1e-2)
@@ -301,3 +304,27 @@ def test_groups_need_a_family() -> None:
 def test_no_samples_to_score_by(name: str) -> None:
     with pytest.raises(UsageError, match="no samples"):
         prune(trainer(perceptron(), vectors(0), vectors(4)), PruneSettings(score=name, retrain=QUICK))
+
+
+@pytest.mark.parametrize(
+    ("score", "options", "losses"),
+    [
+        ("taylor", {}, 2),
+        ("obd", {}, 80),
+        ("obd", {"curvature": "hessian"}, 2),
+        ("exact", {}, 2 * (1 + 5 * 4 + 4 * 3)),
+        ("covariance", {}, 2),
+        ("magnitude", {}, 0),
+    ],
+)
+def test_progress_is_told_while_scores_are_computed(score: Name, options: dict[str, object], losses: int) -> None:
+    said: list[tuple[str, int, int]] = []
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    samples = Data(Split(torch.randn(80, 5), torch.arange(80) % 3), Split(torch.randn(3, 5), torch.arange(3)))
+    one = Trainer(net, samples, CLASSIFICATION, device="cpu", progress=lambda *told: said.append(told))
+    prune(one, PruneSettings(score=score, rounds=1, samples=80, retrain=QUICK, **options))  # type: ignore[arg-type]
+    told = [(done, total) for label, done, total in said if label == f"round 1 of 1: scores by {score}"]
+    assert told == [(done, losses) for done in range(losses)]
+    trained = [one for one in said if one[0].startswith("round 1 of 1, 50% pruned, loss ")]
+    assert [one[1:] for one in trained] == [(done, 5) for done in range(1, 6)]

@@ -299,3 +299,24 @@ def test_a_layer_that_is_not_trained_has_an_importance():
     before = process.found.layers[0].latent.detach().clone()
     process.quantize(steps(process.found, process.settings)[0])
     assert not process.found.layers[0].latent.requires_grad and torch.equal(process.found.layers[0].latent, before)
+
+
+def test_progress_is_told_of_all_subsets_together():
+    said = []
+    net, given = nets.Sliced(), nets.settings(steps=23, strategy="filter")
+    found = nets.prepared(net, given)
+    trainer = Trainer(
+        found.net, nets.data(net), nets.family(net).task, device="cpu", progress=lambda *told: said.append(told)
+    )
+    Process(found, trainer, given).run()
+    number = len(steps(found, given))
+    assert number > 7
+    subsets = [told for told in said if told[0].startswith("subset ")]
+    trained = [told for told in subsets if ", loss " in told[0]]
+    assert [told[1:] for told in trained] == [(done, 23) for done in range(1, 24)], "one bar, from end to end"
+    assert [told[1] for told in subsets] == sorted(told[1] for told in subsets) and {told[2] for told in subsets} == {
+        23
+    }
+    levels = [told[0] for told in subsets if told[0].endswith(", levels")]
+    assert levels == [f"subset {k} of {number}: {one.name}, levels" for k, one in enumerate(steps(found, given), 1)]
+    assert said[-1][0].startswith("all levels are frozen, the rest, loss ")
