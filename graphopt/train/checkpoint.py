@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from graphopt.errors import GraphoptError
 from graphopt.report import files
 
 NAME = "checkpoint.pt"
+
+_PARTS = frozenset(("of", "net", "hooks", "history", "finished", "halfway", "drawn"))
+"""What ``Trainer`` writes."""
 
 _RESTART = "name another folder, or --restart to begin anew"
 
@@ -39,13 +43,22 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
+        _whole(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what pickle, zipfile and itself raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise GraphoptError(f"not a checkpoint: {reason}", str(path), _RESTART) from error
-    if not isinstance(state, dict) or not isinstance(state.get("of"), dict):
+    if not isinstance(state, dict) or not isinstance(state.get("of"), dict) or not state.keys() >= _PARTS:
         raise GraphoptError("not a checkpoint of a training", str(path), _RESTART)
     return state
+
+
+def _whole(path: Path) -> None:
+    """Compare the sums of the file, which torch does not: a byte that a disk lost would be a weight."""
+    with zipfile.ZipFile(path) as file:
+        damaged = file.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} is damaged")
 
 
 def of(net: nn.Module, **more: Any) -> dict[str, Any]:

@@ -463,6 +463,8 @@ class Run:
                 before = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise GraphoptError(f"not what graphopt wrote: {error}", str(path), _ELSEWHERE) from error
+        if not isinstance(before, dict):
+            raise GraphoptError("not what graphopt wrote: it has no keys", str(path), _ELSEWHERE)
         wanted = self._all()
         for key, value in wanted.items():
             said = _difference(key, before.get(key, value), value)

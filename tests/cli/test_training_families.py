@@ -139,3 +139,14 @@ def test_groups_that_are_not_there_are_missed_before_anything_is_trained(run: Ru
     ran = run("prune", recipe, "-o", folder / "out.onnx")
     assert ran.status == 2 and "no group of kind head" in ran.err
     assert not list(folder.rglob("checkpoint.pt"))
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", ""])
+def test_a_folder_whose_memory_is_damaged_is_refused(run: Run, folder: Path, content: str) -> None:
+    recipe, there = folder / "recipe.yaml", folder / "work"
+    recipe.write_text(RECIPE.replace("theirs:NAME", "tests.train.family:FAMILY"), encoding="utf-8")
+    there.mkdir()
+    (there / "recipe.json").write_text(content, encoding="utf-8")
+    ran = run("prune", recipe, "-o", folder / "out.onnx", "--folder", there)
+    assert ran.status == 1 and "not what graphopt wrote" in ran.err and "--restart" in ran.err
+    assert (there / "recipe.json").read_text(encoding="utf-8") == content

@@ -259,7 +259,8 @@ def test_reading_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(GraphoptError, match="not a checkpoint"):
         checkpoint.read(tmp_path)
     assert not (tmp_path / "ran").exists()
-    torch.save({"of": {}, "fine": [1, torch.ones(2)]}, tmp_path / checkpoint.NAME)
+    parts = dict.fromkeys(("net", "hooks", "history", "finished", "halfway", "drawn"))
+    torch.save({"of": {}, **parts, "fine": [1, torch.ones(2)]}, tmp_path / checkpoint.NAME)
     assert checkpoint.read(tmp_path) is not None
     torch.save([1], tmp_path / checkpoint.NAME)
     with pytest.raises(GraphoptError, match="not a checkpoint of a training"):
@@ -269,3 +270,27 @@ def test_reading_runs_no_code(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(GraphoptError, match="cannot make the folder"):
         trainer(folder=tmp_path / "a" / "b").fit(short())
+
+
+def test_what_a_disk_damaged_is_refused(tmp_path: Path) -> None:
+    program(tmp_path, stages=1)
+    path = tmp_path / checkpoint.NAME
+    whole = path.read_bytes()
+    net = checkpoint.read(tmp_path)["net"]  # type: ignore[index]
+    weight = next(one for one in net.values() if one.numel() > 7).numpy().tobytes()
+    for content in (
+        whole[: len(whole) // 2],
+        whole.replace(weight, bytes([weight[0] ^ 1]) + weight[1:], 1),  # the last bit of a weight
+    ):
+        assert content != whole
+        path.write_bytes(content)
+        with pytest.raises(GraphoptError, match="not a checkpoint"):
+            program(tmp_path, stages=1)
+        assert path.read_bytes() == content
+    path.write_bytes(whole)
+    state = checkpoint.read(tmp_path)
+    assert state is not None
+    del state["hooks"]
+    torch.save(state, path)
+    with pytest.raises(GraphoptError, match="not a checkpoint of a training"):
+        program(tmp_path, stages=1)
