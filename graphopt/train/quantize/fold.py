@@ -7,7 +7,9 @@ this filter is what has levels. The net is traced by ``torch.fx``; its modules s
 from __future__ import annotations
 
 import copy
+import io
 from collections import Counter
+from contextlib import redirect_stderr
 from typing import Any
 
 import torch
@@ -52,8 +54,7 @@ def folded(net: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
                 "make it permanent: torch.nn.utils.prune.remove, or parametrize.remove_parametrizations",
             )
     graph_module = _traced(copy.deepcopy(net).eval())
-    with torch.no_grad():
-        ShapeProp(graph_module).propagate(*(one.to(_device(net)) for one in example))
+    shapes(graph_module, tuple(one.to(_device(net)) for one in example))
     calls = Counter(node.target for node in graph_module.graph.nodes if node.op == "call_module")
     for node in list(graph_module.graph.nodes):
         layer, norm = _pair(node, graph_module, calls)
@@ -65,6 +66,24 @@ def folded(net: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     return graph_module
+
+
+def shapes(net: fx.GraphModule, example: tuple[Tensor, ...]) -> None:
+    """Write down the shape of everything that a traced net computes.
+
+    Raises:
+        GraphoptError: It does not run: an argument that ``forward`` could do without was traced as if it were there.
+    """
+    try:
+        with torch.no_grad(), redirect_stderr(io.StringIO()):  # where torch prints a traceback of its own
+            ShapeProp(net).propagate(*example)
+    except Exception as error:  # whatever the net raises
+        raise GraphoptError(
+            f"the net as torch.fx traces it does not run: {' '.join(str(error.__cause__ or error).split())}",
+            type(net).__name__,
+            "its forward must not look whether an argument is None: let the example have all arguments, or leave out "
+            "those that it can do without",
+        ) from error
 
 
 def _traced(net: nn.Module) -> fx.GraphModule:

@@ -19,14 +19,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from graphopt.calibrate.grid import levels
 from graphopt.calibrate.solve import FREE, Constraint
 from graphopt.errors import GraphoptError
-from graphopt.train.quantize.fold import LAYERS, NORMS
+from graphopt.train.quantize.fold import LAYERS, NORMS, shapes
 from graphopt.train.quantize.quantizers import ValueQuantizer, WeightQuantizer
 from graphopt.train.quantize.settings import EIGHT_BITS, QuantizeSettings
 
@@ -115,8 +114,7 @@ def quantizable(net: fx.GraphModule, settings: QuantizeSettings, example: tuple[
         GraphoptError: It has no layer to quantize.
     """
     device = next((one.device for one in net.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        ShapeProp(net).propagate(*(one.to(device) for one in example))
+    shapes(net, tuple(one.to(device) for one in example))
     calls = [node for node in net.graph.nodes if kind(node, net) == "layer"]
     names = list(dict.fromkeys(str(node.target) for node in calls))
     if not names:

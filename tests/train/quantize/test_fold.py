@@ -94,3 +94,18 @@ def test_what_was_frozen_stays_frozen():
     net[2].requires_grad_(False)  # its norm is trained
     found = folded(net, (torch.zeros(2, 2),))
     assert [one.requires_grad for one in found.parameters()] == [False, False, True, True, True, True]
+
+
+def test_an_argument_that_may_be_missing_is_said_without_a_traceback(capsys):
+    class Optional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x, y=None):
+            return self.one(x) + self.other(x if y is None else y)
+
+    with pytest.raises(GraphoptError, match="traces it does not run"):
+        folded(Optional(), (torch.zeros(2, 3),))
+    folded(Optional(), (torch.zeros(2, 3), torch.zeros(2, 3)))  # near miss: all arguments are there
+    assert capsys.readouterr().err == ""
