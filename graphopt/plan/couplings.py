@@ -25,6 +25,7 @@ from graphopt.facts.constants import Constants
 from graphopt.facts.walk import analyse
 from graphopt.plan.cells import Cells, Product
 from graphopt.plan.components import components
+from graphopt.plan.walk import walk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +85,7 @@ def couplings(model: ir.Model, parameters: Collection[str]) -> Couplings:
         model: with inferred shapes; sizes that are not static are never cut.
         parameters: initializers that may be zeroed.
     """
-    return _Solution(Cells(analyse(model, Constants()), parameters).walk()).couplings()
+    return _Solution(walk(analyse(model, Constants()), parameters)).couplings()
 
 
 class _Solution:

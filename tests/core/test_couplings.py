@@ -12,8 +12,8 @@ from graphopt import runtime
 from graphopt.facts.constants import Constants
 from graphopt.facts.walk import analyse
 from graphopt.pipeline import prepared
-from graphopt.plan.cells import Cells
 from graphopt.plan.couplings import Couplings, couplings
+from graphopt.plan.walk import walk
 from tests.ops.net import Net
 
 RNG = np.random.default_rng(5)
@@ -271,7 +271,7 @@ def test_linear_in_the_size_of_the_graph() -> None:
         proto = net.model(_conv(net, x, 7, 2))
         model = prepared(proto, plan="smallest").model
         names = {one.name for one in proto.graph.initializer}
-        walked = Cells(analyse(model, Constants()), names).walk()
+        walked = walk(analyse(model, Constants()), names)
         assert len(couplings(model, names).found) == layers + 1
         return walked.count, sum(a.size for a, _ in walked.ties), len(walked.travels)
 
