@@ -73,7 +73,11 @@ def test_from_a_recipe_to_a_file(run: Run, recipe: Path, method: str) -> None:
     folder, out, page = recipe.parent / "work", recipe.parent / "out.onnx", recipe.parent / "page.html"
     ran = run(method, recipe, "-o", out, "--folder", folder, "--report", page)
     assert ran.status == 0, ran.err
-    names = {"prune": ["pruned", "optimized"], "quantize-train": ["quantized", "optimized"], "binarize": ["binarized", "packed"]}
+    names = {
+        "prune": ["pruned", "optimized"],
+        "quantize-train": ["quantized", "optimized"],
+        "binarize": ["binarized", "packed"],
+    }
     for word in ("✓ trained points on 120 samples", "parameters", "latency", "accuracy", "trained", *names[method]):
         assert word in ran.out
     assert f"wrote {out}, {page}" in ran.out

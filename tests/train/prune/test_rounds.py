@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -301,7 +302,7 @@ def test_groups_need_a_family() -> None:
 
 
 @pytest.mark.parametrize("name", ["obd", "covariance"])
-def test_no_samples_to_score_by(name: str) -> None:
+def test_no_samples_to_score_by(name: Literal["obd", "covariance"]) -> None:
     with pytest.raises(UsageError, match="no samples"):
         prune(trainer(perceptron(), vectors(0), vectors(4)), PruneSettings(score=name, retrain=QUICK))
 

@@ -151,10 +151,12 @@ def test_what_needs_floats_is_refused_by_the_integers():
         integer.run(result.model, {"image": samples(net).numpy()})
 
 
+class Small(nn.Sequential):
+    shape = (1, 4, 4)
+
+
 def small():
-    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4, 3))
-    net.shape = (1, 4, 4)
-    return net
+    return Small(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4, 3))
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])

@@ -108,8 +108,8 @@ def test_the_rest_is_trained_meanwhile(options):
     first, *_ = process.found.layers
     before = {layer.name: layer.latent.detach().clone() for layer in process.found.layers}
     todo = steps(process.found, process.settings)
-    process._step(todo[0], 0, True)  # quantized and frozen, nothing trained
-    process.trainer.stage("one", lambda fresh: process._step(todo[1], 6, fresh))
+    process._step(todo[0], 0, "none", (0, 6), True)  # quantized and frozen, nothing trained
+    process.trainer.stage("one", lambda fresh: process._step(todo[1], 6, "the rest", (0, 6), fresh))
     second = process.found.layers[1]
     assert (second.latent != before[second.name]).float().mean() > 0.99
     rest = np.setdiff1d(np.arange(first.components), process.done[first.name])
