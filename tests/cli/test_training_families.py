@@ -109,7 +109,7 @@ def test_what_graphopt_itself_raises_is_not_blamed_on_the_family(
     def bug(*given: object, **more: object) -> None:
         raise ZeroDivisionError("ours")
 
-    bug.__code__ = bug.__code__.replace(co_filename=sys.modules[Trainer.__module__].__file__)
+    bug.__code__ = bug.__code__.replace(co_filename=str(sys.modules[Trainer.__module__].__file__))
     monkeypatch.setattr(Trainer, "fit", bug)
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE.replace("theirs:NAME", "tests.train.family:FAMILY"), encoding="utf-8")

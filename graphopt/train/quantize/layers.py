@@ -196,6 +196,13 @@ class _Work:
     settings: QuantizeSettings
     levels: dict[str, int]
     names: set[str] = field(default_factory=set)
+    owners: dict[fx.Node, fx.Node | None] = field(default_factory=dict)
+    convolved: dict[fx.Node, bool] = field(default_factory=dict)
+    order: dict[fx.Node, int] = field(init=False)
+    """Of the nodes that are there before quantizers are put in: every layer is."""
+
+    def __post_init__(self) -> None:
+        self.order = {node: number for number, node in enumerate(self.net.graph.nodes)}
 
     def kind(self, node: fx.Node) -> Kind:
         return kind(node, self.net)
@@ -216,7 +223,15 @@ class _Work:
         return any(isinstance(one, fx.Node) and self.from_convolution(one) for one in node.args)
 
     def from_convolution(self, node: fx.Node) -> bool:
-        """Tell whether what a node computes comes from a convolution through nothing but cheap operators."""
+        """Tell whether what a node computes comes from a convolution through nothing but cheap operators.
+
+        As for the owner, each node is asked once: many ways may lead to it.
+        """
+        if node not in self.convolved:
+            self.convolved[node] = self._from_convolution(node)
+        return self.convolved[node]
+
+    def _from_convolution(self, node: fx.Node) -> bool:
         word = self.kind(node)
         if word == "layer":
             return not isinstance(self.net.get_submodule(str(node.target)), nn.Linear)
@@ -241,14 +256,21 @@ class _Work:
         return word in ("sum", "average") and self.integer(node)
 
     def owner(self, node: fx.Node) -> fx.Node | None:
-        """Return the last layer whose filters are the channels of a value: through what keeps channels apart."""
+        """Return the last layer whose filters are the channels of a value: through what keeps channels apart.
+
+        It stays the same when quantizers are put in, so that each node is asked once.
+        """
+        if node not in self.owners:
+            self.owners[node] = self._owner(node)
+        return self.owners[node]
+
+    def _owner(self, node: fx.Node) -> fx.Node | None:
         word = self.kind(node)
         if word == "layer":
             return node
         if word in ("relu", "sum", "average", "apart", "quantizer"):
             found = [self.owner(one) for one in node.args if isinstance(one, fx.Node)]
-            order = {one: number for number, one in enumerate(self.net.graph.nodes)}
-            return max((one for one in found if one is not None), key=order.__getitem__, default=None)
+            return max((one for one in found if one is not None), key=self.order.__getitem__, default=None)
         if word == "move" and isinstance(node.args[0], fx.Node):
             same = len(_shape(node) or ()) == len(_shape(node.args[0]) or ())
             return self.owner(node.args[0]) if same else None

@@ -84,3 +84,25 @@ def test_a_masked_weight_is_refused():
     assert "prune.remove" in str(caught.value.help)
     prune.remove(net.linears[0], "weight")
     nets.prepared(net, nets.settings())
+
+
+class Doubled(nn.Module):
+    shape = (5,)
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 7), nn.Linear(7, 3)
+
+    def forward(self, image):
+        x = self.first(image)
+        for _ in range(40):
+            x = x + torch.relu(x)
+        return self.last(x)
+
+
+@pytest.mark.timeout(60)
+def test_each_value_is_asked_once_whose_channels_it_has():
+    """2**40 ways lead from the last addition back to the first layer."""
+    found = nets.prepared(Doubled(), nets.settings())
+    assert [layer.name for layer in found.layers] == ["first", "last"]
+    assert found.layers[0].made == found.layers[1].inputs  # the channels behind all additions are those of the first
