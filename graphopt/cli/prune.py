@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.cli import options, training
 
-EXAMPLE = "Example: `graphopt prune mlp_digits -o small.onnx` --set prune.amount=0.8`"
+EXAMPLE = "Example: `graphopt prune mlp_digits -o small.onnx --set prune.amount=0.8`"
 
 
 def command(

@@ -9,38 +9,24 @@ thread (decision 0035).
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 
 import numpy as np
 import torch
-from torch import nn
 
 import graphopt
 from graphopt.train.prune.groups import find
 from graphopt.train.prune.latency import choose, predicted
 from tests.bench.table import head, row
+from tests.train.prune.group_nets import Plain
 
 LAYERS, WIDTH, SIZE = 4, 64, 28
 
 
-class Plain(nn.Module):
-    """Convolutions in a row, the mean over the pixels, a linear layer."""
-
-    def __init__(self, widths: tuple[int, ...]) -> None:
-        super().__init__()
-        self.convs = nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise((3, *widths))))
-        self.linear = nn.Linear(widths[-1], 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images [n, 3, h, w] to [n, 10]."""
-        for conv in self.convs:
-            x = torch.relu(conv(x))
-        return self.linear(x.mean((2, 3)))
-
-
 def _model(widths: tuple[int, ...]):
-    return graphopt.export(Plain(widths).eval(), (torch.randn(1, 3, SIZE, SIZE),), exporter="torchscript", verify=False)
+    return graphopt.export(
+        Plain(*widths).eval(), (torch.randn(1, 3, SIZE, SIZE),), exporter="torchscript", verify=False
+    )
 
 
 def _row(name: str, first: tuple[int, ...], second: tuple[int, ...], times: tuple[float, float], seconds: float) -> str:
@@ -60,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="per net and pair")
     seconds = parser.parse_args(arguments).seconds
     torch.manual_seed(0)
-    found = find(Plain((WIDTH,) * LAYERS).eval(), (torch.randn(1, 3, SIZE, SIZE),))
+    found = find(Plain(*(WIDTH,) * LAYERS).eval(), (torch.randn(1, 3, SIZE, SIZE),))
 
     def time(widths: tuple[int, ...]) -> float:
         stay = {group.name: width for group, width in zip(found.groups, widths, strict=True)}

@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.nn.functional import cross_entropy
 
 from graphopt.models.data import digits
 from graphopt.models.mlp_digits.module import new as mlp
@@ -41,6 +41,7 @@ from graphopt.train.settings import Settings
 from graphopt.train.task import CLASSIFICATION
 from graphopt.train.trainer import Trainer
 from tests.bench.table import head, row
+from tests.train.prune.converged import converged
 
 AMOUNTS = (0.5, 0.8, 0.9, 0.95, 0.98)
 FIRST = Settings(epochs=20, rate=2e-3, weight_decay=1e-4)
@@ -169,28 +170,12 @@ def spread(values: Sequence[float], digits_: int) -> str:
     return f"{mean:.{digits_}f} ± {deviation:.{digits_}f}"
 
 
-def converged(seed: int, decay: float) -> dict[str, float]:
-    """Return correlations with ``exact`` on a small net in float64, trained by L-BFGS on digits of 4x4 pixels."""
-    train = digits.load(train=600).train
-    inputs, labels = avg_pool2d(train.inputs.double(), 2).flatten(1), train.targets
-    torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 10)).double()
-
-    def decayed(net: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        return loss(net, inputs, targets) + decay / 2 * sum(one.square().sum() for one in net.parameters())
-
-    optimizer = torch.optim.LBFGS(net.parameters(), max_iter=300, history_size=30, line_search_fn="strong_wolfe")
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        value = decayed(net, inputs, labels)
-        value.backward()
-        return float(value.detach())
-
-    optimizer.step(closure)
-    batches = [(inputs, labels)]
-    found = {name: flat(score(name, net, batches, decayed)) for name in SCORES}
-    found["obd, exact Hessian"] = flat(score("obd", net, batches, decayed, curvature="hessian"))
+def rankings(seed: int, decay: float) -> dict[str, float]:
+    """Return correlations with ``exact`` on a small net that has converged."""
+    small = converged(seed, decay)
+    net, batches = small.net, [small.batch]
+    found = {name: flat(score(name, net, batches, small.loss)) for name in SCORES}
+    found["obd, exact Hessian"] = flat(score("obd", net, batches, small.loss, curvature="hessian"))
     return {name: float(spearmanr(found["exact"], one).statistic) for name, one in found.items() if name != "exact"}
 
 
@@ -201,7 +186,7 @@ def correlations(ranks: dict[str, list[float]], seeds: int) -> None:
     for decay, title in ((1e-3, "small net, converged with weight decay"), (0.0, "small net, fits its data")):
         columns[title] = {}
         for seed in range(seeds):
-            for name, value in converged(seed, decay).items():
+            for name, value in rankings(seed, decay).items():
                 columns[title].setdefault(name, []).append(value)
     print(head(["score", *columns]))
     for name in ("taylor", "obd", "obd, exact Hessian", "covariance", "diagonal", "magnitude"):

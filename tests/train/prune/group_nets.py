@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,21 @@ class Case:
     net: Callable[[], nn.Module]
     inputs: Callable[[torch.Generator], tuple[Tensor, ...]]
     groups: tuple[tuple[str, str, int], ...]
+
+
+class Plain(nn.Module):
+    """Convolutions in a row, the mean over the pixels, a linear layer."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise((3, *widths))))
+        self.linear = nn.Linear(widths[-1], 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [n, 3, h, w] to [n, 10]."""
+        for conv in self.convs:
+            x = torch.relu(conv(x))
+        return self.linear(x.mean((2, 3)))
 
 
 class Residual(nn.Module):

@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from torch import nn
 
 from graphopt.errors import UsageError
 from graphopt.plan.cost import CostModel
@@ -18,23 +17,9 @@ from graphopt.train.prune import latency
 from graphopt.train.prune.groups import Group, find
 from graphopt.train.prune.latency import choose, predicted
 from graphopt.train.prune.predicted import Predicted
-from tests.train.prune.group_nets import built
+from tests.train.prune.group_nets import Plain, built
 
 COSTS = CostModel()
-
-
-class Plain(nn.Module):
-    """Convolutions in a row, the mean over the pixels, a linear layer."""
-
-    def __init__(self, *widths: int) -> None:
-        super().__init__()
-        self.convs = nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise((3, *widths))))
-        self.linear = nn.Linear(widths[-1], 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for conv in self.convs:
-            x = torch.relu(conv(x))
-        return self.linear(x.mean((2, 3)))
 
 
 @cache
