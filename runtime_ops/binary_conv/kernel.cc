@@ -3,10 +3,12 @@
 // x is packed once a call, the channels of a pixel and group side by side. Panels are 32 output pixels of an image: what
 // the window covers is gathered into one, with a mask of the places that lie in the padding if there are any, so that
 // these count in nothing. Rows of tiles are the output channels, whose results lie along the image as the output does.
+// Windows of one tap (the shortcuts of residual nets) have a way of their own, where there is one: see binary_points.h.
 
 #include <algorithm>
 #include <cstring>
 
+#include "binary_points.h"
 #include "binary_shape.h"
 #include "binary_signs.h"
 #include "binary_weights.h"
@@ -21,13 +23,13 @@ using namespace binary;
 constexpr int64_t kChannelsOfUnit = 64;  // fewer would gather panels too often
 constexpr int64_t kAhead = 2 * kRows;    // of the rows that are written, their place in memory is asked for
 constexpr int64_t kLine = 64;            // bytes of memory that come together
+constexpr int64_t kFinish = 8;           // instructions that make outputs of a register of counts
+constexpr int64_t kShare = 1 << 13;      // instructions that are worth a thread's while
+constexpr int64_t kRead = 1 << 13;       // numbers whose packing is
 constexpr int64_t kUnits = 8;            // that are wanted, so that threads have something to do
 
-struct ToFloat {
-  using Out = float;
-  const float* scale;
-  const float* bias;
-
+struct ToFloat : Scaled {
+  using Form = Scaled;
   GRAPHOPT_INLINE void operator()(const int32_t* differ, const int32_t* valid, int64_t channel, int64_t count,
                                   float* out) const {
     const float by = scale[channel], plus = bias[channel];
@@ -35,10 +37,8 @@ struct ToFloat {
   }
 };
 
-struct ToSign {
-  using Out = int8_t;
-  const float* threshold;
-
+struct ToSign : Compared {
+  using Form = Compared;
   GRAPHOPT_INLINE void operator()(const int32_t* differ, const int32_t* valid, int64_t channel, int64_t count,
                                   int8_t* out) const {
     const float limit = threshold[channel];
@@ -146,6 +146,9 @@ class BinaryConv : public Kernel {
     const To to = epilogue(call);
     const Tensor out = call.output(0, {image.batch, filters_, image.out_height, image.out_width});
     if (out.count() == 0) return;
+    if (points_ != nullptr && down_ * across_ == 1 && window_.pads == Shape{0, 0, 0, 0}) {
+      return pointwise(call, to, x.as<T>(), image, out.to<typename To::Out>());
+    }
     static thread_local std::vector<Word> kept;  // the other threads read it while this one waits
     const int64_t stride = window_.group * per_tap_;
     const int64_t needed = image.batch * image.pixels() * stride;
@@ -182,6 +185,39 @@ class BinaryConv : public Kernel {
     } else {
       return {channels_of(call, 2, filters_, "threshold")};
     }
+  }
+
+  // Windows of one tap. Threads share out pixels to pack, and then filters: what each of them writes lies in one piece.
+  // Pixels would have lines of the cache written by two threads at once, where planes are small.
+  void pointwise(Call& call, const To& to, const T* x, const Image& image, typename To::Out* out) const {
+    static thread_local std::vector<Half> kept;  // the other threads read it while this one waits
+    const int64_t plane = image.out_pixels(), held = halves(window_.channels), plots = image.batch * window_.group;
+    const int64_t stride = round_up(plane, kPoints), of_plot = held * stride;
+    if (static_cast<int64_t>(kept.size()) < plots * of_plot) kept.resize(plots * of_plot);
+    Half* packed = kept.data();
+    const Grid grid{image.width, image.out_width, window_.strides[0], window_.strides[1]};
+    const int64_t blocks = stride / kPoints;
+    const int64_t read = kRead / (window_.channels * kPoints + 1) + 1;  // blocks
+    call.parallel(plots * blocks, read, [&](int64_t first, int64_t last) {
+      for (int64_t next; first < last; first = next) {
+        const int64_t plot = first / blocks, begin = first % blocks * kPoints;
+        next = std::min(last, (plot + 1) * blocks);
+        pack_points_(x + plot * window_.channels * image.pixels(), image.pixels(), window_.channels, grid, begin,
+                     std::min(plane, (next - plot * blocks) * kPoints), packed + plot * of_plot + begin, stride);
+      }
+    });
+    const int64_t filters = filters_ / window_.group, quads = (filters + kRows - 1) / kRows;
+    const int64_t work = kRows * blocks * (3 * held + kFinish);
+    call.parallel(plots * quads, kShare / work + 1, [&](int64_t first, int64_t last) {
+      for (int64_t next; first < last; first = next) {
+        const int64_t plot = first / quads, from = first % quads * kRows;
+        next = std::min(last, (plot + 1) * quads);
+        const int64_t m = plot % window_.group * filters + from;
+        const int64_t count = std::min(filters, (next - plot * quads) * kRows) - from;
+        points_(to.from(m), packed + plot * of_plot, stride, plane, bits_.data() + m * per_tap_, per_tap_, count,
+                window_.channels, out + (plot * filters + from) * plane, plane);
+      }
+    });
   }
 
   // packed[((item * H + y) * W + x) * stride + group * words + w]
@@ -307,6 +343,8 @@ class BinaryConv : public Kernel {
   std::vector<Word> bits_;  // [M, kH, kW, words]
   Tile tile_ = tile();
   Finish<To> finish_ = finisher<To>();
+  PackPoints<T> pack_points_ = pack_points<T>();
+  Pointwise<typename To::Form> points_ = binary::pointwise<typename To::Form>();
 };
 
 const Register of_float(describe(kCpu, kFloat, make<BinaryConv<float, ToFloat>>));

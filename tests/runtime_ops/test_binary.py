@@ -6,6 +6,7 @@ part: onnxruntime may move a scale into the weights of its convolution, which ro
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,43 @@ def test_convolutions(level: str, data: st.DataObject, sign: bool, dtype: type) 
     running.agree("BinaryConvSign" if sign else "BinaryConv", inputs, attributes, constants=["weights"], threads=2)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+@pytest.mark.parametrize("across", [1, 2, 3])
+def test_windows_of_one_tap(across: int, dtype: type) -> None:
+    """Without padding they have kernels of their own, that take 16 pixels at once: every size around their limits."""
+    rng = np.random.default_rng(across)
+    channels = itertools.cycle([1, 63, 64, 65, 31, 33, 128, 97])
+    filters, batch = itertools.cycle([1, 3, 4, 9, 66]), itertools.cycle([1, 2, 1, 0, 1, 1, 3])
+    for width in (1, 2, 14, 15, 16, 17, 18, 30, 31, 32, 33, 34, 47, 65, 129, 130, 131, 199):
+        x = numbers(rng, dtype, next(batch), next(channels), int(rng.integers(1, 5)), width)
+        _one_tap(rng, x, next(filters), 1, [int(rng.integers(1, 3)), across], [0] * 4, bool(rng.integers(2)))
+
+
+@FEW
+@given(data=st.data(), dtype=st.sampled_from([np.float32, np.int8]))
+def test_windows_of_one_tap_in_groups(level: str, data: st.DataObject, dtype: type) -> None:
+    """The near miss is a padding of one pixel on one side."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    group, channels = data.draw(st.sampled_from([1, 3])), data.draw(st.sampled_from([1, 7, 32, 65]))
+    x = numbers(rng, dtype, data.draw(st.integers(1, 2)), group * channels, 5, data.draw(st.sampled_from([1, 16, 35])))
+    pads = data.draw(st.sampled_from([[0, 0, 0, 0], [0, 0, 0, 1]]))
+    strides = [data.draw(st.integers(1, 3)) for _ in range(2)]
+    _one_tap(rng, x, group * data.draw(st.sampled_from([1, 4, 66])), group, strides, pads, data.draw(st.booleans()))
+
+
+def _one_tap(
+    rng: np.random.Generator, x: np.ndarray, filters: int, group: int, strides: list[int], pads: list[int], sign: bool
+) -> None:
+    channels = x.shape[1] // group
+    inputs = {
+        "x": x,
+        "weights": bits.pack_filters(rng.normal(size=(filters, channels, 1, 1))),
+        **epilogue(rng, filters, sign),
+    }
+    attributes = {"channels": channels, "group": group, "strides": strides, "pads": pads, "dilations": [2, 1]}
+    running.agree("BinaryConvSign" if sign else "BinaryConv", inputs, attributes, constants=["weights"], threads=2)
+
+
 def test_a_scale_and_a_bias_round_as_the_reference_does(level: str) -> None:
     rng = np.random.default_rng(0)
     x, filters = rng.normal(size=(1, 70, 9, 9)).astype(np.float32), rng.normal(size=(37, 70, 3, 3))
@@ -93,6 +131,8 @@ def test_a_scale_and_a_bias_round_as_the_reference_does(level: str) -> None:
     running.agree("BinaryConv", inputs, attributes, constants=["weights"], function=False)
     # A sum of up to 630 products that the function rounds one by one if the scale went into the weights.
     running.agree("BinaryConv", inputs, attributes, constants=["weights"], atol=630 * 2.0**-24 * 630, rtol=1e-6)
+    one_tap = {**inputs, "weights": bits.pack_filters(filters[:, :, :1, :1])}
+    running.agree("BinaryConv", one_tap, {**attributes, "pads": [0] * 4}, constants=["weights"], function=False)
     rows = {"x": rng.normal(size=(5, 70)).astype(np.float32), "weights": bits.pack(filters[:, :, 0, 0])}
     running.agree("BinaryGemm", {**rows, "scale": scale, "bias": bias}, {"k": 70}, constants=["weights"])
 
