@@ -30,6 +30,7 @@ BUILT_IN = (
     "graphopt.passes.lower.lower_scatters:LowerScatters",
     "graphopt.passes.tidy.tidy:Tidy",
     "graphopt.passes.lower.permute:Permute",
+    "graphopt.passes.lower.signed_activations:SignedActivations",
     "graphopt.passes.lower.lower_int8:LowerInt8",
     "graphopt.passes.lower.channels_last:ChannelsLast",
     "graphopt.passes.lower.lower_sparse:LowerSparse",
@@ -137,6 +138,8 @@ def _with_options(cls: type[Pass], text: str) -> Pass:
             hint = f"did you mean {close!r}? " if close else ""
             options = ", ".join(fields) or "none"
             raise UsageError(f"pass {cls.name!r} has no option {name!r}", help=f"{hint}its options: {options}")
+        if name in values:
+            raise UsageError(f"option {name!r} of pass {cls.name!r} is given twice", help="give it once")
         values[name] = _value(cls.name, name, value if sign else "true", hints[name])
     try:
         return cls(**values)

@@ -32,6 +32,16 @@ class Dequantized:
     zero: np.ndarray
     axis: int
 
+    @property
+    def signed_zero(self) -> np.ndarray:
+        """The zero points of the same numbers as int8: 128 less where they are uint8."""
+        return signed(self.zero)
+
+
+def signed(integers: np.ndarray) -> np.ndarray:
+    """Return integers of 8 bits as int8: those of uint8 less 128."""
+    return (integers ^ np.uint8(128)).view(np.int8) if integers.dtype == np.uint8 else integers
+
 
 def dequantized(value: ir.Value | None, types: Collection[ir.DataType], context: Context) -> Dequantized | None:
     """Return the integers that a DequantizeLinear makes a value of, if they are of one of the types; None otherwise."""

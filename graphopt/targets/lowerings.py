@@ -38,6 +38,7 @@ LOWERINGS: Mapping[str, Mapping[str, Lowering]] = {
         "gather of the last axis": Lowering("lower-moves"),
     },
     "cuda": {
+        "activations of uint8": Lowering("signed-activations"),
         "quantized convolution": Lowering("lower-int8"),
         "quantized product": Lowering("lower-int8"),
         "images of int8 convolutions": Lowering("channels-last"),

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.context import Context
-from graphopt.readers import only_reader
-from graphopt.rewrite.dequantized import Dequantized, dequantized, quantized
 from graphopt.rewrite.edit import Edit
+from graphopt.rewrite.int8_layers import Layer, layers
 from graphopt.rewrite.operators import call, ready
 from graphopt.rewrite.unused import remove_unused
-
-INTEGERS = (ir.DataType.INT8,)
-LOW, HIGH = -128, 127
 
 
 @dataclass(frozen=True)
@@ -30,10 +25,12 @@ class LowerInt8:
     3. ``Add(product, DQ(r))`` of one shape in front of that becomes the residual of ``Int8ConvAdd`` or ``Int8GemmAdd``,
        which is added before anything is rounded.
 
-    *Never* where something else reads what lies between, for other types than int8, for weights with zero points or
-    with scales along an axis that is summed over, or for biases that are not integers in units of both scales.
+    *Never* where something else reads what lies between, for activations of other types than int8, for weights with
+    zero points (128 in uint8 is none) or with scales along an axis that is summed over, or for biases that are not
+    integers in units of both scales.
 
-    *Needs* runtime operators (``--operators``), and Q and DQ as ``graphopt quantize --target cuda`` places them.
+    *Needs* runtime operators (``--operators``), Q and DQ as ``graphopt quantize --target cuda`` places them, and
+    ``signed-activations`` before it for models that others have quantized to uint8.
 
     ``DQ -> Conv -> Add -> Relu -> Q`` -> ``Int8ConvAdd``
     """
@@ -48,8 +45,7 @@ class LowerInt8:
     def _run(self, context: Context) -> bool:
         if not context.runtime_operators:
             return False
-        quantizers = [node for node in context.graph if node.op_type == "QuantizeLinear" and node.domain == ""]
-        found = [layer for node in quantizers if (layer := _layer(node, context)) is not None]
+        found = layers(context, (ir.DataType.INT8,))
         if not found or not all(ready(context, name) for name in {layer.operator for layer in found}):
             return False
         edit = Edit(context.bare(), "composed", cut_weights=True)
@@ -59,155 +55,7 @@ class LowerInt8:
         return context.record({"int8": len(found)})
 
 
-@dataclass
-class _Layer:
-    """A convolution or product and what belongs to it, read from the Q upwards."""
-
-    operator: str
-    quantizer: ir.Node
-    x: ir.Value
-    w: np.ndarray
-    scale: np.ndarray
-    bias: np.ndarray
-    residual: ir.Value | None
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-
-def _layer(quantizer: ir.Node, context: Context) -> _Layer | None:
-    """Return what ends in a QuantizeLinear; None where an operator on int8 would not compute the same."""
-    out = quantized(quantizer, quantizer.outputs[0], INTEGERS, context)
-    if out is None or out.scale.size != 1:
-        return None
-    step, zero = np.float64(out.scale.reshape(())), int(out.zero.reshape(()))
-    node, low, high = _clipped(_before(quantizer, 0), step, zero, context)
-    attributes: dict[str, Any] = {"y_zero_point": zero, "low": low, "high": high}
-    residual = None
-    if node is not None and node.op_type == "Add" and node.domain == "":
-        product, beside = _sum(node, context)
-        if product is None or beside is None:
-            return None
-        residual = beside.integers
-        attributes["residual_scale"] = float(np.float32(np.float64(beside.scale.reshape(())) / step))
-        attributes["residual_zero_point"] = int(beside.zero.reshape(()))
-        node = product
-    if node is None or node.domain != "" or node.op_type not in ("Conv", "Gemm", "MatMul"):
-        return None
-    x, w = (dequantized(value, INTEGERS, context) for value in node.inputs[:2])
-    if x is None or w is None or x.scale.size != 1 or w.zero.any():
-        return None
-    weights = context.constants.array(w.integers)
-    if weights is None or weights.dtype != np.int8:
-        return None
-    window = _window(node, weights) if node.op_type == "Conv" else _matrix(node, weights)
-    if window is None:
-        return None
-    weights, along, more = window
-    if w.scale.size > 1 and w.axis != along:
-        return None
-    factor = np.float64(x.scale.reshape(())) * w.scale.reshape(-1)
-    outputs = weights.shape[0] if node.op_type == "Conv" else weights.shape[1]
-    bias = _bias(node, factor, outputs, context)
-    if bias is None:
-        return None
-    attributes |= {"x_zero_point": int(x.zero.reshape(())), **more}
-    name = ("Int8Conv" if node.op_type == "Conv" else "Int8Gemm") + ("Add" if residual is not None else "")
-    scale = (factor / step).astype(np.float32)
-    return _Layer(name, quantizer, x.integers, weights, scale, bias, residual, attributes)
-
-
-def _before(node: ir.Node, position: int) -> ir.Node | None:
-    """Return the node in front, if nobody else reads what it writes."""
-    value = node.inputs[position]
-    before = None if value is None or only_reader(value) is not node else value.producer()
-    return before if before is not None and len(before.outputs) == 1 else None
-
-
-def _clipped(node: ir.Node | None, step: np.float64, zero: int, context: Context) -> tuple[ir.Node | None, int, int]:
-    """Return the node in front of Relus and Clips, and the range that they leave to the quantized output.
-
-    Rounding keeps an order: ``round(clip(v, a, b) / s) = clip(round(v / s), round(a / s), round(b / s))``.
-    """
-    low, high = LOW, HIGH
-    while node is not None and node.domain == "" and node.op_type in ("Relu", "Clip"):
-        ends = (0.0, np.inf) if node.op_type == "Relu" else _ends(node, context)
-        if ends is None or not ends[0] <= ends[1]:
-            return None, low, high
-        steps = [int(np.clip(np.rint(np.float32(end) / np.float32(step)) + zero, low, high)) for end in ends]
-        low, high = steps
-        node = _before(node, 0)
-    return node, low, high
-
-
-def _ends(node: ir.Node, context: Context) -> tuple[float, float] | None:
-    found = [-np.inf, np.inf]
-    for position in range(1, min(3, len(node.inputs))):
-        value = node.inputs[position]
-        if value is not None:
-            array = context.constants.array(value)
-            if array is None or array.size != 1 or np.isnan(array).any():
-                return None
-            found[position - 1] = float(array.reshape(()))
-    return found[0], found[1]
-
-
-def _sum(node: ir.Node, context: Context) -> tuple[ir.Node | None, Dequantized | None]:
-    """Return the product of an addition and its residual; (None, None) where it has not just these."""
-    first, second = (dims.sizes(value) for value in node.inputs[:2])
-    if first is None or second is None or len(first) != len(second):
-        return None, None
-    if not all(dims.provably_equal(a, b) for a, b in zip(first, second, strict=True)):
-        return None, None
-    for position in (0, 1):
-        product, beside = _before(node, position), dequantized(node.inputs[1 - position], INTEGERS, context)
-        if product is not None and product.op_type != "DequantizeLinear" and beside is not None:
-            return (product, beside) if beside.scale.size == 1 else (None, None)
-    return None, None
-
-
-def _window(node: ir.Node, weights: np.ndarray) -> tuple[np.ndarray, int, dict[str, Any]] | None:
-    """Return weights, the axis of the output's channels, and attributes of a convolution."""
-    spatial = weights.ndim - 2
-    if spatial not in (1, 2) or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return None
-    order = list(range(weights.ndim))
-    found = {
-        "pads": list(node.attributes.get_ints("pads", [0] * 2 * spatial)),
-        "strides": list(node.attributes.get_ints("strides", [1] * spatial)),
-        "dilations": list(node.attributes.get_ints("dilations", [1] * spatial)),
-        "group": node.attributes.get_int("group", 1),
-        "input_perm": order,
-        "output_perm": order,
-    }
-    return weights, 0, found
-
-
-def _matrix(node: ir.Node, weights: np.ndarray) -> tuple[np.ndarray, int, dict[str, Any]] | None:
-    """Return ``w[k, n]``, the axis of n in the weights as they were, and no attributes."""
-    if weights.ndim != 2 or (dims.rank(node.inputs[0]) or 0) < 2:
-        return None
-    if node.op_type == "MatMul":
-        return weights, 1, {}
-    plain = all(node.attributes.get_float(name, 1.0) == 1 for name in ("alpha", "beta"))
-    if not plain or node.attributes.get_int("transA", 0):
-        return None
-    turned = bool(node.attributes.get_int("transB", 0))
-    return (np.ascontiguousarray(weights.T) if turned else weights), 0 if turned else 1, {}
-
-
-def _bias(node: ir.Node, factor: np.ndarray, outputs: int, context: Context) -> np.ndarray | None:
-    """Return the bias as integers in units of ``factor``; zeros where there is none."""
-    given = node.inputs[2] if len(node.inputs) > 2 else None
-    if given is None:
-        return np.zeros(outputs, np.int32)
-    found = dequantized(given, (ir.DataType.INT32,), context)
-    integers = None if found is None else context.constants.array(found.integers)
-    if found is None or integers is None or found.zero.any() or integers.size not in (1, outputs):
-        return None
-    same = np.allclose(found.scale.reshape(-1), factor, rtol=1e-6, atol=0)
-    return np.broadcast_to(integers.reshape(-1), outputs).astype(np.int32) if same else None
-
-
-def _write(layer: _Layer, context: Context, edit: Edit) -> None:
+def _write(layer: Layer, context: Context, edit: Edit) -> None:
     old = layer.quantizer.outputs[0]
     name = str(old.name)
     inputs = [
