@@ -57,3 +57,9 @@ def narrowest(model: ir.Model) -> dict[str, ir.DataType]:
         found = max(level.get(output, 0), own(output.dtype))
         found_types[str(output.name)] = order[found] if found or output.dtype in TOLERANCES else ir.DataType.FLOAT
     return found_types
+
+
+def quantizes(model: ir.Model) -> bool:
+    """Tell whether a model rounds to steps anywhere: what is added up differently may take another step there."""
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    return any(node.op_type == "QuantizeLinear" for graph in graphs for node in graph.all_nodes())

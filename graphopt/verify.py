@@ -7,6 +7,11 @@ with like, the original *with* optimizations against the candidate *with* optimi
 and the report row says so. If that differs too, or the plain candidate already did, the models are different. No
 tolerance is ever loosened.
 
+A quantized original (one with ``QuantizeLinear``) is a staircase. As it is written it rounds sums of floats, and one
+in the middle between two steps goes to either, as it is added up; onnxruntime's optimizer has kernels that add
+integers, which are exact. So there like is also compared with like where the plain candidate differs by no more than
+twice what the original itself does, as written and optimized.
+
 One thing onnxruntime's optimizer may do to the candidate alone: fail on empty inputs (a size of 0), where its blocked
 layouts reshape what has no element. If the candidate as written agrees there, that is noted in the row and not a
 failure.
@@ -40,12 +45,14 @@ from graphopt import model as _model
 from graphopt import runtime
 from graphopt.difference import Difference, all_nan, difference, last_bit, leaves
 from graphopt.errors import ModelError, UsageError
-from graphopt.precision import TOLERANCES, narrowest
+from graphopt.precision import TOLERANCES, narrowest, quantizes
 from graphopt.samples import Feeds, Inputs, Shapes, Sizes, Style, feeds
 
 Source = Any  # path, onnx.ModelProto or ir.Model: what graphopt.model.load takes
 
 _APPROXIMATE = "onnxruntime's optimizer computes both in fewer bits, the original as far off; as written they agree"
+
+_STEPS = "sums between two steps are rounded as they are added up, the original's as well: both compared optimized"
 
 _FURTHER = 2.0
 """How many times as far as the original the optimizer may move a candidate that agrees as it is written."""
@@ -155,6 +162,8 @@ class Reference:
         self._optimized: Any = None
         self._style: Style = "any"
         self._noise: dict[int, dict[str, float]] = {}
+        self._own: dict[str, float] | None = None
+        self._quantized = quantizes(self._model)
         self._plain = runtime.session(self._source, optimize=False)
         self._interface = _interface(self._plain)
         self._narrowest = narrowest(self._model)
@@ -216,6 +225,10 @@ class Reference:
                     elif self._no_further(case, fast, inputs):
                         found, problem = as_written, None
                         note = _APPROXIMATE
+                elif self._between_steps(as_written):
+                    like, like_problem = self._like_with_like(fast, inputs, number)
+                    if not like_problem:
+                        found, problem, note = like, None, _STEPS
             for one in found:
                 rows.add(one, number, note)
             if problem:
@@ -227,13 +240,16 @@ class Reference:
     def _as_functions(self, source: Any) -> list[str]:
         """What is wrong where runtime operators run as ONNX functions, as they do for who lacks the native library.
 
-        Nothing where they did so anyway. Both sides run as they are written.
+        Nothing where they did so anyway. Both sides run as they are written (a staircase: see the rule).
         """
         if not runtime.takes_kernels(source):
             return []
         session = runtime.session(source, optimize=False, operators=False)
         for number, case in enumerate(self._cases):
-            _, problem = self._against(case.outputs, session, self._feeds(case), number)
+            inputs = self._feeds(case)
+            found, problem = self._against(case.outputs, session, inputs, number)
+            if problem and self._between_steps(found):
+                _, problem = self._like_with_like(session, inputs, number)
             if problem:
                 return [f"without the native library, sample {number} ({_describe(case.shapes)}): {problem}"]
         return []
@@ -318,6 +334,26 @@ class Reference:
             not theirs.problem and (theirs.ratio <= 1 or theirs.max_abs <= _FURTHER * mine.max_abs)
             for mine, theirs in zip(own, other, strict=True)
         )
+
+    def _between_steps(self, found: list[Difference]) -> bool:
+        """Tell whether a quantized original, as written and optimized, is half as far from itself as a candidate.
+
+        Args:
+            found: The candidate against the original, both as they are written.
+        """
+        if not self._quantized or not found or any(one.problem for one in found):
+            return False
+        if self._own is None:
+            self._own = {}
+            for case in self._cases if self._optimizable() else []:
+                try:
+                    outputs = runtime.run(self._optimized, self._feeds(case))
+                except ModelError:
+                    continue
+                for one in self._differences(case.outputs, outputs, {}):
+                    self._own[one.name] = max(self._own.get(one.name, 0.0), one.max_abs)
+        own = self._own
+        return all(one.ratio <= 1 or one.max_abs <= _FURTHER * own.get(one.name, 0.0) for one in found)
 
     def _given(self, data: Any, samples: int) -> list[_Case]:
         cases = []

@@ -12,7 +12,8 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from graphopt import runtime
+import graphopt
+from graphopt import runtime, runtime_ops
 from graphopt.errors import ModelError, UsageError
 from graphopt.model import load
 from graphopt.verify import Reference, verify
@@ -348,3 +349,45 @@ def test_an_approximate_kernel_is_no_difference_but_a_difference_is() -> None:
     # A change as large as the kernel's own error is still found: as written the two do not agree.
     assert not verify(_stored(0.1), _stored(0.1, 1e-3)).passed
     assert not verify(_stored(0.1), _stored(0.1001)).passed
+
+
+def _staircase(turned: bool = False, more: int = 0, offset: float = 0.0) -> ir.Model:
+    """A quantized convolution, most of whose sums lie in the middle between two steps; its channels in two orders."""
+    net = Net(21, seed=5)
+    order = np.arange(13)[::-1] if turned else np.arange(13)
+    weights = net.rng.integers(-9, 10, (6, 13, 3, 3)).astype(np.int8)
+    weights[0, 0, 1, 1] += more
+    zero = np.int8(0)
+
+    def steps(x: str, scale: float) -> str:
+        return net("DequantizeLinear", net("QuantizeLinear", x, np.float32(scale), zero), np.float32(scale), zero)
+
+    x = net("Gather", net.input("x", "N", 13, 8, 8), order, axis=1)
+    w = net("DequantizeLinear", weights[:, order].copy(), np.float32(0.1), zero)
+    y = net("Conv", steps(x, 0.1), w, net("DequantizeLinear", np.zeros(6, np.int32), np.float32(0.1 * 0.1)))
+    return load(net.model(net("Add", steps(y, 0.02), np.float32(offset))))
+
+
+def test_sums_between_two_steps_are_compared_as_integers() -> None:
+    """As written, floats are rounded: the order of a sum decides. Optimized, both add integers."""
+    original, turned = _staircase(), _staircase(turned=True)
+    feeds = {"x": np.random.default_rng(0).normal(size=(1, 13, 8, 8)).astype(np.float32)}
+    plain = [runtime.run(runtime.session(one, optimize=False), feeds)[0] for one in (original, turned)]
+    assert np.mean(plain[0] != plain[1]) > 0.01, "most sums are in the middle"
+    report = verify(original, turned)
+    assert report.passed and "between two steps" in str(report.outputs[0].note)
+    assert report.outputs[0].max_abs == 0, "like with like: integers are exact"
+
+
+@pytest.mark.parametrize("change", [{"more": 1}, {"offset": 1e-3}, {"offset": 0.05}])
+def test_a_staircase_that_is_another_one_is_found(change: dict[str, Any]) -> None:
+    assert not verify(_staircase(), _staircase(turned=True, **change)).passed
+    assert not verify(_staircase(), _staircase(**change)).passed
+
+
+def test_sums_between_two_steps_with_and_without_the_library() -> None:
+    if runtime_ops.library() is None:
+        pytest.skip("the native library was not built here: make ops")
+    lowered = graphopt.optimize(_staircase(), target="cuda", verify=False, measure=False).model
+    assert runtime.takes_kernels(lowered)
+    assert verify(_staircase(), lowered).passed and not verify(_staircase(more=1), lowered).passed
