@@ -28,8 +28,8 @@ def best(
     low, high = float(numbers[0]), float(numbers[-1])
     zeros = _promising(numbers, frequencies, constraint.zeros(grid, low, high), grid)
     each = np.broadcast_to(numbers, (zeros.size, numbers.size))
-    scale, zero = best_rows(each, grid, constraint, frequencies, None if zeros.size == 1 else zeros)
-    at = int(np.argmin(squared_error(each, scale, zero, grid, frequencies)))
+    scale, zero, errors = best_rows(each, grid, constraint, frequencies, None if zeros.size == 1 else zeros)
+    at = int(np.argmin(errors))
     return scale[at], zero[at]
 
 

@@ -10,14 +10,18 @@ S is the bottom of the parabola.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 
 from graphopt.calibrate.grid import Grid
 from graphopt.calibrate.minmax import of_range
 from graphopt.calibrate.parameters import Constraint, covering, usable
-from graphopt.calibrate.rounding import restored, squared_error, to_grid
+from graphopt.calibrate.rounding import parts, restored, squared_error, to_grid
 
-_BLOCK = 1 << 15
+_BLOCK = 1 << 17  # numbers of float32 that stay in the cache, and next to which a call of numpy costs nothing
+_PART = 1 << 18  # the same where each of them is read once or twice, in float64
 _COARSE = np.array([4, 2, 1.4, 1.2, 1.1, 1.05, 1, 0.97, 0.92, 0.86, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02])
 _COARSE_FLOAT = 2.0 ** np.arange(10, -7, -1.0)
 _ROUNDS = 4
@@ -30,8 +34,8 @@ def best_rows(
     constraint: Constraint,
     weights: np.ndarray | None = None,
     zeros: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return float32 scales and int64 zero points, both ``[rows]``, for ``[rows, K]`` numbers.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return float32 scales, int64 zero points and float64 squared errors, all ``[rows]``, for ``[rows, K]`` numbers.
 
     ``weights`` ``[K]``: how often each column counts. ``zeros`` ``[rows]``: the zero point of each row, where it is
     given. Never worse than min-max.
@@ -40,11 +44,10 @@ def best_rows(
     low, high = x.min(1, initial=0.0).astype(np.float64), x.max(1, initial=0.0).astype(np.float64)
     start = of_range(low, high, grid, constraint)
     if not width or not rows:
-        return start
+        return *start, np.zeros(rows)
     exponent = np.frexp(np.maximum(-low, high))[1]
-    small = np.ldexp(x, -exponent[:, None]).astype(
-        np.float32
-    )  # largest number between 1/2 and 1: nothing under- or overflows
+    # Largest number between 1/2 and 1: nothing under- or overflows.
+    small = np.ldexp(x, -exponent[:, None]).astype(np.float32, order="C", copy=False)
     low, high = np.ldexp(low, -exponent), np.ldexp(high, -exponent)
     share = None if weights is None else (weights / weights.mean()).astype(np.float32)
     found = [start]
@@ -58,10 +61,11 @@ def best_rows(
         found.append((usable(np.ldexp(scale, exponent), limit), zero))
     found.append(_exact(x, *found[1], grid, constraint, weights))
     errors = np.stack([squared_error(x, s, o, grid, weights) for s, o in found])
-    errors[1:] *= 1 + 1e-9  # a gain that is all rounding is no reason to leave min-max
-    at = np.argmin(errors, axis=0)
+    # A gain that is all rounding is no reason to leave min-max.
+    at = np.argmin(np.concatenate([errors[:1], errors[1:] * (1 + 1e-9)]), axis=0)
     pick = np.arange(rows)
-    return np.stack([s for s, _ in found])[at, pick], np.stack([o for _, o in found])[at, pick]
+    scale, zero = np.stack([s for s, _ in found])[at, pick], np.stack([o for _, o in found])[at, pick]
+    return scale, zero, errors[at, pick]
 
 
 def _exact(
@@ -73,10 +77,14 @@ def _exact(
     weights: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the bottom of the parabola in float64: what was a multiple of some S is one again."""
-    q = (restored(x, scale[:, None], zero[:, None], grid) / scale[:, None]).astype(np.float64)
-    q = to_grid(q, grid) if grid.floating else np.rint(q)
-    counted = q if weights is None else q * weights
-    square, product = np.vecdot(q, counted), np.vecdot(x.astype(np.float64), counted)
+    square, product = np.zeros(len(x)), np.zeros(len(x))
+    for rows, columns in parts(x, _PART):
+        numbers, s = np.ascontiguousarray(x[rows, columns]), scale[rows, None]
+        q = (restored(numbers, s, zero[rows, None], grid) / s).astype(np.float64)
+        q = to_grid(q, grid) if grid.floating else np.rint(q, out=q)
+        counted = q if weights is None else q * weights[columns]
+        square[rows] += np.vecdot(q, counted)
+        product[rows] += np.vecdot(numbers.astype(np.float64), counted)
     better = np.where((square > 0) & (product > 0), product / np.where(square > 0, square, 1), scale)
     return usable(better, constraint.largest(grid, zero)), zero
 
@@ -113,7 +121,11 @@ def _fixed(
     """Return float64 ``[rows]``: the best scales with these zero points."""
     whole = covering(low, high, zero, grid)
     smallest, largest = _window(x, low, high, zero, whole, grid, share)
-    power = np.sqrt((x * x if share is None else x * x * share).mean(1, dtype=np.float64))
+    power = np.zeros(len(x))
+    for rows, columns in parts(x, _PART):
+        squares = np.square(x[rows, columns])
+        power[rows] += (squares if share is None else squares * share[columns]).sum(1, dtype=np.float64)
+    power = np.sqrt(power / x.shape[1])
     steps = np.log(largest / smallest) * np.minimum(power / np.sqrt(smallest * largest), 1e4)
     fine, fewest, valleys = _effort(x.shape[1])
     number = int(np.clip(np.quantile(steps, 0.9) / fine, fewest, 4096))
@@ -167,53 +179,85 @@ def _window(
 
 def _sampled(x: np.ndarray, scales: np.ndarray, zero: np.ndarray, grid: Grid, share: np.ndarray | None) -> np.ndarray:
     """Return ``[rows, C]``: the mean squared error of ``[rows, K]`` with ``[rows, C]`` scales, in float32."""
-    rows, width = x.shape
-    found = np.empty(scales.shape)
-    across = max(1, min(scales.shape[1], _BLOCK // width))
-    down = max(1, _BLOCK // (width * across))
-    zero = zero.astype(np.float32)
-    for top in range(0, rows, down):
-        part = slice(top, top + down)
-        shift = None if not zero[part].any() else zero[part, None, None]
-        for left in range(0, scales.shape[1], across):
-            s = scales[part, left : left + across]
-            t = x[part, None, :] * (1 / s).astype(np.float32)[:, :, None]
-            if shift is not None:
-                t += shift
-            t -= to_grid(t, grid)
-            if share is not None:
-                t *= t
-                sums = t @ share
-            else:
-                sums = np.vecdot(t, t)
-            found[part, left : left + across] = sums * s * s
-    return found / width
+    found = np.zeros(scales.shape)
+    turned = (1 / scales).astype(np.float32)
+    room = _Room(x.shape[1], scales.shape[1], grid)
+    for part, some, columns in room.pieces(x, scales.shape[1]):
+        t = room.steps(x[part, columns], turned[part, some], zero[part])
+        found[part, some] += _left(t, room.rounded(t), share, columns)
+    found *= scales
+    found *= scales
+    return found / x.shape[1]
 
 
 def _lloyd(
     x: np.ndarray, scales: np.ndarray, zero: np.ndarray, grid: Grid, limit: np.ndarray, share: np.ndarray | None
 ) -> np.ndarray:
     """Return ``[rows]``: the best of ``[rows, C]`` scales once each has been refined."""
-    rows, width = x.shape
-    found = np.empty(rows)
-    down = max(1, _BLOCK // (width * scales.shape[1]))
-    for top in range(0, rows, down):
-        part = slice(top, top + down)
-        s, o = scales[part], zero[part, None, None].astype(np.float32)
-        numbers = x[part, None, :]
-        for _ in range(_ROUNDS):
-            t = numbers * (1 / s).astype(np.float32)[:, :, None]
-            q = to_grid(t + o, grid) - o
-            counted = q if share is None else q * share
-            square, product = (
-                np.vecdot(q, counted).astype(np.float64),
-                np.vecdot(np.broadcast_to(numbers, q.shape), counted),
-            )
-            better = np.where((square > 0) & (product > 0), product / np.where(square > 0, square, 1), s)
-            s = np.minimum(better, limit[part, None])
-        t = numbers * (1 / s).astype(np.float32)[:, :, None]
-        t += o
-        t -= to_grid(t, grid)
-        costs = (np.vecdot(t, t) if share is None else (t * t) @ share) * s * s
-        found[part] = np.take_along_axis(s, np.argmin(costs, axis=1)[:, None], 1)[:, 0]
-    return found
+    room = _Room(x.shape[1], scales.shape[1], grid)
+    for _ in range(_ROUNDS):
+        turned = (1 / scales).astype(np.float32)
+        square, product = np.zeros(scales.shape), np.zeros(scales.shape)
+        for part, some, columns in room.pieces(x, scales.shape[1]):
+            numbers = x[part, columns]
+            t = room.steps(numbers, turned[part, some], zero[part])
+            q = room.rounded(t)
+            if (shift := _shift(zero[part])) is not None:
+                q -= shift
+            counted = q if share is None else np.multiply(q, share[columns], out=t)
+            square[part, some] += np.vecdot(q, counted)
+            product[part, some] += np.vecdot(np.broadcast_to(numbers[:, None], q.shape), counted)
+        better = np.where((square > 0) & (product > 0), product / np.where(square > 0, square, 1), scales)
+        scales = np.minimum(better, limit[:, None])
+    best = np.argmin(_sampled(x, scales, zero, grid, share), axis=1)
+    return np.take_along_axis(scales, best[:, None], 1)[:, 0]
+
+
+class _Room:
+    """Memory for pieces of rows x scales x numbers that stay in the cache, used again for each piece."""
+
+    def __init__(self, width: int, scales: int, grid: Grid) -> None:
+        self.grid = grid
+        self.columns = min(width, _BLOCK)
+        self.across = max(1, min(scales, _BLOCK // self.columns))
+        self.down = max(1, _BLOCK // (self.columns * self.across))
+        size = self.columns * self.across * self.down
+        self._t, self._q = np.empty(size, np.float32), np.empty(size, np.float32)
+
+    def pieces(self, x: np.ndarray, scales: int) -> Iterator[tuple[slice, slice, slice]]:
+        """Yield slices of rows, scales and numbers; long rows are read once for all scales."""
+        for top in range(0, x.shape[0], self.down):
+            for start in range(0, x.shape[1], self.columns):
+                for left in range(0, scales, self.across):
+                    yield (
+                        slice(top, top + self.down),
+                        slice(left, left + self.across),
+                        slice(start, start + self.columns),
+                    )
+
+    def steps(self, numbers: np.ndarray, turned: np.ndarray, zero: np.ndarray) -> np.ndarray:
+        """Return ``[rows, C, K]``: ``x / S + O``."""
+        shape = (*turned.shape, numbers.shape[1])
+        t = self._t[: math.prod(shape)].reshape(shape)
+        np.multiply(numbers[:, None, :], turned[:, :, None], out=t)
+        if (shift := _shift(zero)) is not None:
+            t += shift
+        return t
+
+    def rounded(self, t: np.ndarray) -> np.ndarray:
+        """Return the numbers of the grid nearest to ``t``, of the same shape."""
+        return to_grid(t, self.grid, out=self._q[: t.size].reshape(t.shape))
+
+
+def _shift(zero: np.ndarray) -> np.ndarray | None:
+    """Return zero points that can be added to ``[rows, C, K]``, None where all are 0."""
+    return zero[:, None, None].astype(np.float32) if zero.any() else None
+
+
+def _left(t: np.ndarray, q: np.ndarray, share: np.ndarray | None, columns: slice) -> np.ndarray:
+    """Return ``[rows, C]``: the sum over K of ``(t - q)^2``; writes into ``t``."""
+    t -= q
+    if share is None:
+        return np.vecdot(t, t)
+    t *= t
+    return t @ share[columns]

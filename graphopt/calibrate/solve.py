@@ -25,7 +25,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 _LIKE = 1e-4
 _LIKE_COARSE = 0.1  # where levels lie closer than bins
 
-_CHUNK = 1 << 22  # numbers of a weight whose errors are computed at a time
+_CHUNK = 1 << 22  # numbers of a weight that are solved at a time: memory is a multiple of so many
 
 
 def solve(
@@ -112,11 +112,26 @@ def solve_rows(
     """
     x = np.asarray(weights)
     x = x.reshape(len(x), -1) if x.ndim != 2 else x
-    if x.dtype not in (np.float32, np.float64):
-        x = x.astype(np.float32)
+    scale, zero = np.empty(len(x), np.float32), np.empty(len(x), np.int64)
+    mse, power = np.empty(len(x)), np.empty(len(x))
+    step = max(1, _CHUNK // max(x.shape[1], 1))
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        # A copy in one piece, where channels lie along another axis: a row that is spread over all of the weight's
+        # memory takes ten times as long to read, and it is read again and again.
+        rows = np.ascontiguousarray(x[part], x.dtype if x.dtype in (np.float32, np.float64) else np.float32)
+        scale[part], zero[part], mse[part] = _rows(rows, grid, constraint, method, percent)
+        power[part] = np.einsum("rk,rk->r", rows, rows, dtype=np.float64) / max(x.shape[1], 1)
+    return Parameters(scale, zero, mse, power, method)
+
+
+def _rows(
+    x: np.ndarray, grid: Grid, constraint: Constraint, method: Method, percent: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scales, zero points and squared errors of ``[rows, K]`` numbers, ``[rows]`` each."""
     if method == "mse":
-        scale, zero = best_rows(x, grid, constraint)
-    elif method == "entropy":
+        return best_rows(x, grid, constraint)
+    if method == "entropy":
         pairs = [_other(histogram(row), grid, constraint, method, percent) for row in x]
         scale = np.array([s[0] for s, _ in pairs], np.float32)
         zero = np.array([o[0] for _, o in pairs], np.int64)
@@ -126,13 +141,7 @@ def solve_rows(
         else:
             low, high = x.min(1, initial=0.0).astype(np.float64), x.max(1, initial=0.0).astype(np.float64)
         scale, zero = of_range(low, high, grid, constraint)
-    mse, power = np.empty(len(x)), np.empty(len(x))
-    step = max(1, _CHUNK // max(x.shape[1], 1))
-    for start in range(0, len(x), step):
-        part = slice(start, start + step)
-        mse[part] = squared_error(x[part], scale[part], zero[part], grid)
-        power[part] = np.einsum("rk,rk->r", x[part], x[part], dtype=np.float64) / max(x.shape[1], 1)
-    return Parameters(scale, zero, mse, power, method)
+    return scale, zero, squared_error(x, scale, zero, grid)
 
 
 def _discrete(

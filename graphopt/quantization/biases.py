@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.calibrate.rounding import squared_error
 from graphopt.calibrate.solve import Parameters
 from graphopt.facts.constants import Constants
 from graphopt.quantization.placement import Bias, Placement, Weight
@@ -79,6 +80,9 @@ def _errors(array: np.ndarray, weight: Weight, own: Parameters, scale: np.ndarra
     rows = array.reshape(1, -1)
     if scale.ndim and weight.axis is not None:
         rows = np.moveaxis(array, weight.axis, 0).reshape(array.shape[weight.axis], -1)
-    step, zero = scale.reshape(-1, 1).astype(np.float64), np.asarray(own.zero_point).reshape(-1, 1)
-    back = (np.clip(np.rint(rows / step) + zero, weight.grid.low, weight.grid.high) - zero) * step
-    return ((back - rows) ** 2).mean(axis=1).reshape(np.shape(own.mse))
+    found = np.array(own.mse, np.float64).reshape(-1)
+    wider = np.flatnonzero((scale != own.scale) & (np.asarray(own.power) > 0))  # a row of zeros has no error
+    found[wider] = squared_error(
+        rows[wider], scale.reshape(-1)[wider], np.asarray(own.zero_point).reshape(-1)[wider], weight.grid
+    )
+    return found.reshape(np.shape(own.mse))

@@ -32,17 +32,18 @@ class Fidelity:
     """A float model that others are compared with on the same batches; it runs once, its outputs are kept."""
 
     def __init__(self, model: ir.Model, batches: Iterable[Mapping[str, Any]], samples: int = SAMPLES) -> None:
-        """Run the model on at least so many samples, or all there are.
+        """Run the model on at least so many samples, or all there are; it is not even loaded where there are none.
 
         Raises:
             ModelError: It cannot be run, or the data does not fit.
         """
-        session = runtime.session(model)
+        session = None
         self.names = [str(value.name) for value in model.graph.outputs]
         self.batches: list[Mapping[str, Any]] = []
         self.expected: list[list[Any]] = []
         self.samples = 0
         for batch in first(batches, samples):
+            session = session or runtime.session(model)
             self.batches.append(batch)
             self.expected.append(runtime.run(session, batch))
             self.samples += size_of(batch)

@@ -27,6 +27,9 @@ from graphopt.rewrite.weights import derived
 Codes = Mapping[ir.Value, np.ndarray]
 """Integers of weights that were rounded otherwise than to nearest (AdaRound, GPTQ), of the weight's shape."""
 
+_CHUNK = 1 << 18
+"""Numbers of a weight that are turned into integers at a time."""
+
 CLIPPED = frozenset({"int8", "uint8"})
 """Quantized types that onnxruntime's Clip takes; of others the float is clipped in front of the Q."""
 
@@ -131,8 +134,16 @@ def _bias(edit: Edit, row: Bias, activation: Parameters, weight: Parameters) -> 
 
 def stored(array: np.ndarray, scale: np.ndarray, zero: np.ndarray, grid: Grid) -> np.ndarray:
     """Return the numbers of a grid nearest to ``array / scale + zero``, in the type that they are stored in."""
-    steps = array.astype(np.float64) / np.asarray(scale, np.float64)
-    return _cast(steps if grid.floating else np.rint(steps) + zero, grid)
+    found = np.empty(array.shape, _storage(grid).numpy())
+    whole, into = np.atleast_1d(array), np.atleast_1d(found)
+    each = max(1, _CHUNK * len(whole) // max(array.size, 1))
+    for start in range(0, len(whole), each):  # float64 takes eight times the memory of the result
+        part = slice(start, start + each)
+        own, point = (p[part] if p.ndim and len(p) > 1 else p for p in (np.asarray(scale), np.asarray(zero)))
+        steps = whole[part].astype(np.float64)
+        steps /= own.astype(np.float64)
+        into[part] = _cast(steps if grid.floating else np.rint(steps, out=steps) + point, grid)
+    return found
 
 
 def _cast(codes: np.ndarray, grid: Grid) -> np.ndarray:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from graphopt.calibrate import rounding
+from graphopt.calibrate import rows as row_search
+from graphopt.calibrate import solve as solving
 from graphopt.calibrate.grid import GRIDS, grid
 from graphopt.calibrate.solve import FREE, METHODS, Constraint, solve_rows
 from tests.calibrate.brute_force import dense, error
@@ -126,3 +131,51 @@ def test_one_outlier_is_clipped_only_where_that_pays() -> None:
     clipped, kept = solve_rows(x, grid("ternary"), SYMMETRIC), solve_rows(x, grid("int8"), SYMMETRIC)
     assert clipped.scale[0] < 1.1 and kept.scale[0] * 127 > 4.99
     assert kept.mse[0] < 1e-6
+
+
+def peak(x: np.ndarray) -> int:
+    """Return how many bytes the solution of rows takes while it is found."""
+    solve_rows(x[:1, :9], grid("ternary"), SYMMETRIC)
+    tracemalloc.start()
+    try:
+        solve_rows(x, grid("ternary"), SYMMETRIC)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_follows_a_part_of_many_rows_and_the_length_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solving, "_CHUNK", 1 << 19)
+    many, one = np.asfortranarray(drawn(1000, 4096)), drawn(1, 1 << 20)
+    assert peak(many) < many.nbytes
+    assert peak(one) < 3 * one.nbytes
+
+
+@pytest.mark.parametrize("name", ["int8", "uint4"])
+def test_where_channels_lie_in_memory_does_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is spread over a large weight is copied before it is read a hundred times."""
+    x, kind = drawn(5, 1031), grid(name)
+    constraint = SYMMETRIC if name == "int8" else FREE
+    whole = solve_rows(x, kind, constraint)
+    read: list[np.ndarray] = []
+    real = solving.best_rows
+    monkeypatch.setattr(solving, "best_rows", lambda rows, *rest: read.append(rows) or real(rows, *rest))
+    turned = solve_rows(np.asfortranarray(x), kind, constraint)
+    assert read and all(rows.flags.c_contiguous for rows in read)
+    for field in ("scale", "zero_point", "mse", "power"):
+        np.testing.assert_array_equal(getattr(turned, field), getattr(whole, field))
+
+
+def test_a_weight_in_parts_is_solved_as_well_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows, columns and both: numbers of any chunk but the first reach the sums, too."""
+    x = drawn(7, 331)
+    whole = solve_rows(x, grid("int8"), SYMMETRIC)
+    monkeypatch.setattr(solving, "_CHUNK", 2 * 331)
+    monkeypatch.setattr(row_search, "_BLOCK", 97)
+    monkeypatch.setattr(row_search, "_PART", 89)
+    monkeypatch.setattr(rounding, "_CHUNK", 83)
+    found = solve_rows(x, grid("int8"), SYMMETRIC)
+    np.testing.assert_allclose(found.mse, whole.mse, rtol=0.01)
+    for row, scale, mse in zip(x, found.scale, found.mse, strict=True):
+        assert mse == pytest.approx(error(row, float(scale), 0, grid("int8")), rel=1e-6)
+        assert mse <= 1.01 * dense(row, grid("int8"), zeros=[0], scales=700)

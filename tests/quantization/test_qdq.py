@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import ml_dtypes
@@ -30,6 +31,30 @@ def layer(bias: bool = True, relu: bool = True) -> tuple[onnx.ModelProto, Any, A
 
 def given(rows: int, *shape: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, *shape)).astype(np.float32)
+
+
+def test_integers_are_written_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole of a weight in float64 would take eight times its integers."""
+    array = given(2048, 1024)
+    scales, zeros = np.abs(array).max(axis=1) / np.float32(127), np.arange(2048) % 5
+    tracemalloc.start()
+    try:
+        found = qdq.stored(array, scales[:, None], zeros[:, None], grid("int8"))
+        assert tracemalloc.get_traced_memory()[1] < 2 * array.nbytes
+    finally:
+        tracemalloc.stop()
+    steps = np.rint(array.astype(np.float64) / scales.astype(np.float64)[:, None]) + zeros[:, None]
+    assert np.array_equal(found, np.clip(steps, -128, 127))
+    monkeypatch.setattr(qdq, "_CHUNK", 11)
+    for shape in ((), (0,), (1,), (13,), (5, 7), (3, 0), (2, 3, 11)):
+        array = np.asarray(given(*shape) if shape else np.float32(-1.6))
+        per_row = (np.arange(shape[0]) + 1.0).reshape(-1, *[1] * (len(shape) - 1)) if shape else np.array(0.5)
+        per_column = (np.arange(shape[-1]) + 1.0) if shape else np.array(0.5)
+        for scale in (np.array(0.3), per_row, per_column.reshape([1] * (len(shape) - 1) + [-1]) if shape else per_row):
+            got = qdq.stored(array, scale.astype(np.float32), np.array(1), grid("uint8"))
+            steps = np.rint(array.astype(np.float64) / scale.astype(np.float32)) + 1
+            assert got.shape == shape and got.dtype == np.uint8
+            assert np.array_equal(got, np.clip(steps, 0, 255))
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------------------
