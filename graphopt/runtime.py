@@ -102,6 +102,7 @@ def session(
     lean: bool = True,
     written: str | os.PathLike[str] | None = None,
     operators: bool = True,
+    integers: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Load a model into onnxruntime.
 
@@ -114,6 +115,8 @@ def session(
         written: A file for the graph that onnxruntime makes of the model and really runs.
         operators: Whether runtime operators take their native kernels, where the library is there, or always run as
             the ONNX functions that define them.
+        integers: Whether onnxruntime computes with integers wherever it can between Q and DQ; by its default it does
+            for activations of uint8, and leaves some of int8 in float on processors that multiply uint8.
 
     Returns:
         A session that is ready to run.
@@ -140,6 +143,8 @@ def session(
         options.optimized_model_filepath = os.fspath(written)
         # Beside the graph: one message has room for 2 GB.
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
+    if integers:
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if operators and calls_operators(model):

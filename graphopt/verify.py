@@ -9,8 +9,8 @@ tolerance is ever loosened.
 
 A quantized original (one with ``QuantizeLinear``) is a staircase. As it is written it rounds sums of floats, and one
 in the middle between two steps goes to either, as it is added up; onnxruntime's optimizer has kernels that add
-integers, which are exact. So there like is also compared with like where the plain candidate differs by no more than
-twice what the original itself does, as written and optimized.
+integers, which are exact. So there like is also compared with like, both in integers, where the plain candidate differs
+by no more than twice what the original itself does, as written and in integers.
 
 One thing onnxruntime's optimizer may do to the candidate alone: fail on empty inputs (a size of 0), where its blocked
 layouts reshape what has no element. If the candidate as written agrees there, that is noted in the row and not a
@@ -52,7 +52,7 @@ Source = Any  # path, onnx.ModelProto or ir.Model: what graphopt.model.load take
 
 _APPROXIMATE = "onnxruntime's optimizer computes both in fewer bits, the original as far off; as written they agree"
 
-_STEPS = "sums between two steps are rounded as they are added up, the original's as well: both compared optimized"
+_STEPS = "sums between two steps are rounded as they are added up, the original's as well: both compared in integers"
 
 _FURTHER = 2.0
 """How many times as far as the original the optimizer may move a candidate that agrees as it is written."""
@@ -163,6 +163,7 @@ class Reference:
         self._style: Style = "any"
         self._noise: dict[int, dict[str, float]] = {}
         self._own: dict[str, float] | None = None
+        self._integers: Any = None
         self._quantized = quantizes(self._model)
         self._plain = runtime.session(self._source, optimize=False)
         self._interface = _interface(self._plain)
@@ -203,6 +204,7 @@ class Reference:
         if problem:
             return self._report([], problem)
         plain: Any = None
+        exact: Any = None
         rows = _Rows(name for name, _ in self._interface[1])
         reasons: list[str] = []
         for number, case in enumerate(self._cases):
@@ -225,8 +227,9 @@ class Reference:
                     elif self._no_further(case, fast, inputs):
                         found, problem = as_written, None
                         note = _APPROXIMATE
-                elif self._between_steps(as_written):
-                    like, like_problem = self._like_with_like(fast, inputs, number)
+                if problem and self._between_steps(as_written):
+                    exact = exact or _integers(source) or plain
+                    like, like_problem = self._in_integers(exact, inputs, number)
                     if not like_problem:
                         found, problem, note = like, None, _STEPS
             for one in found:
@@ -249,7 +252,7 @@ class Reference:
             inputs = self._feeds(case)
             found, problem = self._against(case.outputs, session, inputs, number)
             if problem and self._between_steps(found):
-                _, problem = self._like_with_like(session, inputs, number)
+                _, problem = self._in_integers(session, inputs, number)
             if problem:
                 return [f"without the native library, sample {number} ({_describe(case.shapes)}): {problem}"]
         return []
@@ -336,7 +339,7 @@ class Reference:
         )
 
     def _between_steps(self, found: list[Difference]) -> bool:
-        """Tell whether a quantized original, as written and optimized, is half as far from itself as a candidate.
+        """Tell whether a quantized original, as written and in integers, is half as far from itself as a candidate.
 
         Args:
             found: The candidate against the original, both as they are written.
@@ -345,15 +348,26 @@ class Reference:
             return False
         if self._own is None:
             self._own = {}
-            for case in self._cases if self._optimizable() else []:
-                try:
-                    outputs = runtime.run(self._optimized, self._feeds(case))
-                except ModelError:
-                    continue
-                for one in self._differences(case.outputs, outputs, {}):
+            for case in self._cases:
+                outputs = self._exact(self._feeds(case))
+                for one in [] if outputs is None else self._differences(case.outputs, outputs, {}):
                     self._own[one.name] = max(self._own.get(one.name, 0.0), one.max_abs)
         own = self._own
         return all(one.ratio <= 1 or one.max_abs <= _FURTHER * own.get(one.name, 0.0) for one in found)
+
+    def _exact(self, inputs: Feeds) -> list[Any] | None:
+        """What the original says where onnxruntime computes with integers; None where it does not run so."""
+        self._integers = self._integers or _integers(self._source) or runtime.session(self._source, optimize=False)
+        try:
+            return runtime.run(self._integers, inputs)
+        except ModelError:
+            return None
+
+    def _in_integers(self, session: Any, inputs: Feeds, number: int) -> tuple[list[Difference], str | None]:
+        expected = self._exact(inputs)
+        if expected is None:
+            return [], "the original does not run in integers"
+        return self._against(expected, session, inputs, number)
 
     def _given(self, data: Any, samples: int) -> list[_Case]:
         cases = []
@@ -472,6 +486,14 @@ def _interface_problem(
             wanted = ", ".join(f"{name} {dtype}" for name, dtype in left) or "none"
             return f"the {kind}s are ({said}) instead of ({wanted})"
     return None
+
+
+def _integers(source: Source) -> Any:
+    """A session that computes with integers wherever it can; None where onnxruntime does not get that far."""
+    try:
+        return runtime.session(source, integers=True)
+    except ModelError:
+        return None
 
 
 def _shapes(inputs: Feeds) -> dict[str, list[int]]:
