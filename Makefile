@@ -15,7 +15,7 @@ test test-long test-ops-sanitized bench bench-peers bench-ops chain figures: exp
 test test-long test-ops-sanitized bench bench-peers bench-ops chain figures: export MKL_NUM_THREADS = 1
 
 .PHONY: help demo test lint format test-long bench bench-peers chain figures docs build clean
-.PHONY: ops build-cuda test-ops-sanitized bench-ops gpu-check
+.PHONY: ops build-cuda test-ops-sanitized bench-ops gpu-check gpu-bundle
 
 help:
 	@echo 'make demo       the whole story on a small model that is trained on the spot'
@@ -31,6 +31,7 @@ help:
 	@echo 'make test-ops-sanitized  their tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer'
 	@echo 'make bench-ops  how fast they are on this processor (wants a quiet machine)'
 	@echo 'make gpu-check  whether they run on this GPU, and how fast (onnxruntime-gpu: GPU_PYTHON=, GPU_PYTHONPATH=)'
+	@echo 'make gpu-bundle what a GPU machine without network lacks for that, in one folder (GPU_ARCH=, GPU_ORT=)'
 	@echo 'make docs       build the documentation into site/'
 	@echo 'make build      sdist and wheel into dist/'
 	@echo 'make clean      remove what the other targets made, the environment included'
@@ -132,16 +133,35 @@ test-ops-sanitized: $(VENV)/.ready-dev | $(CMAKE)
 bench-ops: $(VENV)/.ready-dev ops
 	$(BIN)/python -m tests.bench.ops
 
-# On a machine with a GPU: GPU_PYTHON has torch, onnx and onnx_ir, GPU_PYTHONPATH holds an unpacked onnxruntime-gpu.
+# On a machine with a GPU: GPU_PYTHON has what tests/bench/ops/gpu_needs.py names, which is looked at before anything is
+# compiled; GPU_PYTHONPATH holds an unpacked onnxruntime-gpu. A bundle that was made for this tree stands for both, and
+# for the library.
 GPU_PYTHON     ?= python3
 GPU_PYTHONPATH ?=
+GPU_BUNDLE     ?= build/gpu-bundle
 GPU_OUT        ?= runtime_ops/RESULTS.md
+GPU_BUILD       = $(CMAKE) -S runtime_ops -B build/gpu -DGRAPHOPT_CUDA=ON $(if $(GPU_ARCH),-DCMAKE_CUDA_ARCHITECTURES=$(GPU_ARCH)) \
+	  && $(CMAKE) --build build/gpu -j $(shell nproc 2>/dev/null || echo 2)
+GPU_CHECK       = $(GPU_PYTHON) -m tests.bench.ops.gpu --write $(GPU_OUT) $(GPU_ARGS)
 
 gpu-check:
-	@cmake -S runtime_ops -B build/gpu -DGRAPHOPT_CUDA=ON $(if $(GPU_ARCH),-DCMAKE_CUDA_ARCHITECTURES=$(GPU_ARCH))
-	@cmake --build build/gpu -j $(shell nproc 2>/dev/null || echo 2)
-	PYTHONPATH="$(GPU_PYTHONPATH):." GRAPHOPT_OPS_LIBRARY=$(CURDIR)/build/gpu/libgraphopt_ops.so \
-	  $(GPU_PYTHON) -m tests.bench.ops.gpu --write $(GPU_OUT) $(GPU_ARGS)
+ifneq ($(wildcard $(GPU_BUNDLE)/about.json),)
+	PYTHONPATH="$(GPU_PYTHONPATH)" $(GPU_CHECK) --bundle $(GPU_BUNDLE)
+else
+	@PYTHONPATH="$(GPU_PYTHONPATH)" $(GPU_PYTHON) -m tests.bench.ops.gpu_needs
+	@$(GPU_BUILD)
+	PYTHONPATH="$(GPU_PYTHONPATH)" GRAPHOPT_OPS_LIBRARY=$(CURDIR)/build/gpu/libgraphopt_ops.so $(GPU_CHECK)
+endif
+
+# Here, for a machine that one visits: GPU_ARCH names its architecture, GPU_ORT an archive of onnxruntime-gpu for its
+# Python, GPU_PYTHON_VERSION.
+GPU_ORT            ?=
+GPU_PYTHON_VERSION ?= 3.12
+
+gpu-bundle: $(VENV)/.ready-dev | $(CMAKE)
+	@$(GPU_BUILD)
+	$(BIN)/python -m tests.bench.ops.gpu_bundle $(GPU_BUNDLE) --library build/gpu/libgraphopt_ops.so \
+	  --python $(GPU_PYTHON_VERSION) $(if $(GPU_ORT),--onnxruntime $(GPU_ORT))
 
 $(BIN)/cmake: | $(VENV)/bin/python
 	@$(PIP) install -q cmake

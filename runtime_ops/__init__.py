@@ -16,7 +16,18 @@ from typing import Any
 
 from graphopt.runtime_ops.operator import DOMAIN, VERSION, Operator
 
-__all__ = ["DOMAIN", "VERSION", "Operator", "cpu_features", "kernels", "library", "limit_cpu", "operators", "register"]
+__all__ = [
+    "DOMAIN",
+    "VERSION",
+    "Operator",
+    "cpu_features",
+    "kernels",
+    "library",
+    "limit_cpu",
+    "operators",
+    "register",
+    "sparse24",
+]
 
 _HERE = Path(__file__).parent
 _REGISTERED = "graphopt.registered"
@@ -94,6 +105,14 @@ def limit_cpu(level: str) -> str | None:
         level: ``portable``, ``avx2``, ``avx512`` or ``avx512_vnni``; nothing takes the limit away.
     """
     return _said("graphopt_limit_cpu", level.encode())
+
+
+def sparse24() -> str | None:
+    """Return what the CUDA kernel of SparseGemm24 that was made last multiplies with: cuSPARSELt, or why not.
+
+    Nothing before one was made; None where the library has no CUDA kernels.
+    """
+    return _said("graphopt_sparse24")
 
 
 @functools.cache

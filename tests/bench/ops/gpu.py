@@ -1,335 +1,263 @@
 """The check of the runtime operators on a machine with a GPU: ``make gpu-check``.
 
-usage: python -m tests.bench.ops.gpu [--write FILE] [--provider cpu] [--only TEXT] [--small] [--equal] [--suite]
-                                     [--sanitize]
+usage: python -m tests.bench.ops.gpu [--write FILE] [--parts A,B] [--budget SECONDS] [--continue] [--bundle FOLDER]
+                                     [--only TEXT] [--small] [--provider cpu] [--at-once N]
 
-1. Does onnxruntime's CUDA provider run at all? A few standard operators against the CPU.
-2. Every runtime operator in the CUDA provider against its CPU kernel, bit by bit or within its tolerance, plain and as
-   a CUDA graph that is captured and replayed.
-3. A residual network, optimized and quantized with these operators, against the CPU.
-4. A table: time, bandwidth or operations a second, share of what this device was measured to do at most, and stock
-   onnxruntime's CUDA provider in float16 and float32 on the same shapes.
+Machines with a GPU are lent by the minute, so what is worth most comes first, and each part is processes of its own: a
+kernel that reads where it must not takes down no other operator. In this order:
 
-``--only`` takes operators and shapes whose names contain a text, ``--small`` only small shapes; ``--equal`` leaves the
-table out. ``--suite`` runs the operators' tests too, with every model that has kernels in the CUDA provider;
-``--sanitize`` runs the small shapes under compute-sanitizer's memcheck, racecheck and synccheck. ``--provider cpu``
-tries this script where there is no GPU.
+``start``     onnxruntime's CUDA provider: does it run at all? A few standard operators against the CPU.
+``equal``     every runtime operator in the CUDA provider against its CPU kernel, bit by bit or within its tolerance,
+              plain and as a CUDA graph that is captured and replayed; one process an operator.
+``network``   residual networks, optimized and quantized with these operators, against the CPU.
+``targets``   the measured peaks of the device, the times that something is asked of, and every shape of an int8 tile.
+``times``     a table: time, bandwidth or operations a second, share of the peak, and stock onnxruntime's CUDA provider
+              in float16 and float32 on the same shapes.
+``suite``     the operators' tests, with every model that has kernels in the CUDA provider; one process a file.
+``sanitize``  the small shapes under compute-sanitizer's memcheck, racecheck and synccheck.
+
+What is found is appended to a file beside the page (``.jsonl``) at once, and the page is written anew: whatever ends
+this, that stays. ``--continue`` leaves out what stands there. ``--budget`` stops after so many seconds, skips what no
+longer fits, and says so. ``--bundle`` is what ``make gpu-bundle`` has made. ``--provider cpu`` tries this script where
+there is no GPU. Needs the standard library alone; its processes need more (``gpu_needs.py``).
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import gc
-import math
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import Any
 
-try:  # it loads cuBLAS, cuDNN and the CUDA runtime, which onnxruntime needs and may not find by itself
-    import torch  # noqa: F401
-except ImportError:
-    print("torch is not here: onnxruntime has to find the CUDA libraries by itself")
-
-import numpy as np
-import onnx_ir as ir
-from onnx import helper
-
-from graphopt import runtime_ops
-from tests.bench.ops import gpu_run
-from tests.bench.ops.gpu_case import Case, stock
-from tests.bench.ops.gpu_cases import cases
-from tests.bench.table import head, row
-from tests.runtime_ops.running import ops_model
+from tests.bench.ops import gpu_bundle, gpu_needs, gpu_report
+from tests.bench.ops.gpu_children import Child, Command, run, run_commands
+from tests.bench.ops.gpu_records import PARTS, Record, Records
 
 TOOLS = ("memcheck", "racecheck", "synccheck")
 
+NEEDED = {"start": 0, "equal": 25, "network": 25, "targets": 40, "times": 40, "suite": 60, "sanitize": 60}
+"""Seconds below which a part is not begun."""
 
-class Report:
-    """Prints, and keeps what was printed."""
+PATIENCE = 120.0
+"""Seconds that one case, or the start of a process, may take before it counts as hanging."""
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.failed: list[str] = []
-
-    def __call__(self, line: str = "") -> None:
-        print(line, flush=True)
-        self.lines.append(line)
-
-    def fails(self, what: str, error: BaseException | str) -> str:
-        """Note a failure, and return it in one short line."""
-        self.failed.append(what)
-        return " ".join(str(error).split())[:160].replace("|", "/") or type(error).__name__
+SANITIZED = 300.0
+"""The same under compute-sanitizer."""
 
 
-# --- 1: stock --------------------------------------------------------------------------------------------------------
+class Check:
+    """One call of the check."""
 
+    def __init__(self, asked: argparse.Namespace, records: Records, page: Path) -> None:
+        self.asked, self.records, self.page = asked, records, page
+        self.skipped: dict[str, str] = {}
+        self.end = time.monotonic() + asked.budget if asked.budget else float("inf")
+        self.log = page.with_suffix(".log")
+        self.log.write_bytes(b"")
+        self.about = [f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, `make gpu-check`", "", *_machine()]
 
-def provider_runs(report: Report, provider: str) -> bool:
-    """Compare standard operators on the device with the CPU's; return whether any ran."""
-    rng = np.random.default_rng(0)
+    def write(self) -> None:
+        """Write the page, as a whole."""
+        new = self.page.with_name(self.page.name + ".new")
+        new.write_text(gpu_report.page(self.records, self.about, self.skipped), encoding="utf-8")
+        new.replace(self.page)
 
-    def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, np.float32)
+    def step(self, part: str, *more: str) -> list[str]:
+        """The command of a part."""
+        chosen = [f"--provider={self.asked.provider}", f"--only={self.asked.only}", *more]
+        if self.asked.small:
+            chosen.append("--small")
+        if self.asked.bundle:
+            chosen.append(f"--bundle={self.asked.bundle}")
+        return [sys.executable, "-m", "tests.bench.ops.gpu_step", part, str(self.records.path), *chosen]
 
-    image, bytes_ = normal(2, 64, 28, 28), rng.integers(-9, 9, (64, 64)).astype(np.int8)
-    node = helper.make_node
-    kept = np.sort(rng.permutation(64)[:16])
-    table: dict[str, tuple[Any, ...]] = {
-        "Conv": (node("Conv", ["x", "w"], ["y"], pads=[1] * 4), image, {"w": normal(64, 64, 3, 3) * np.float32(0.05)}),
-        "MatMul": (node("MatMul", ["x", "w"], ["y"]), image[0, 0], {"w": normal(28, 32)}),
-        "Gather": (node("Gather", ["x", "i"], ["y"], axis=1), image, {"i": kept}),
-        "ScatterND": (node("ScatterND", ["x", "i", "u"], ["y"]), image, {"i": np.array([[0]]), "u": image[1:2]}),
-        "Softmax": (node("Softmax", ["x"], ["y"]), image, {}),
-        "LayerNormalization": (
-            node("LayerNormalization", ["x", "s", "b"], ["y"]), image, {"s": normal(28), "b": normal(28)}
-        ),
-        "MatMulInteger": (node("MatMulInteger", ["x", "w"], ["y"]), bytes_, {"w": bytes_.T.copy()}),
-    }  # fmt: skip
-    report(head(["standard operator", "type", "CUDA against CPU"]))
-    ran = False
-    for name, (made, x, weights) in table.items():
-        kinds = (np.int8,) if x.dtype == np.int8 else (np.float32, np.float16)
-        for kind in kinds:
-            cast = {one: array.astype(kind) if array.dtype == np.float32 else array for one, array in weights.items()}
-            feeds = {"x": x.astype(kind)}
-            model = stock([made], feeds, cast)[0].SerializeToString()
-            try:
-                found = gpu_run.Session(model, feeds, provider).run()[0].astype(np.float64)
-                truth = gpu_run.Session(model, feeds, "cpu").run()[0].astype(np.float64)
-                worst = float(np.abs(found - truth).max())
-                close = worst <= (3e-2 if kind is np.float16 else 1e-3) * max(1.0, float(np.abs(truth).max()))
-                said, ran = f"{'ok' if close else 'DIFFERS'}, at most {worst:.2g}", True
-                if not close:
-                    report.fails(f"standard {name}", said)
-            except Exception as error:
-                said = "FAILS: " + report.fails(f"standard {name}", error)
-            report(row([name, np.dtype(kind).name, said]))
-    return ran
+    def children(self, part: str, operators: list[str]) -> bool:
+        """Run a part whose processes append by themselves; return whether it came to its end."""
+        if part == "equal":
+            made = [
+                Child(
+                    part, self.step(part, f"--operator={one}"),
+                    lambda name, one=one: name.startswith(f"{one} "), PATIENCE, self.log,
+                )
+                for one in operators
+            ]  # fmt: skip
+        else:
+            made = [Child(part, self.step(part), lambda _: True, PATIENCE, self.log)]
+        at_once = self.asked.at_once if part == "equal" else 1
+        left = run(self.records, made, at_once=at_once, until=self.end, told=self.write)
+        return not left
 
+    def suite(self) -> bool:
+        """The operators' tests, a process a file."""
+        left_out = (
+            "_cuda.py",
+            "test_abi.py",
+            "test_install.py",
+            "test_sanitizers.py",
+        )  # no session, or another machine
+        files = [
+            path for path in sorted(Path("tests/runtime_ops").glob("test_*.py")) if not path.name.endswith(left_out)
+        ]
+        commands = [
+            Command(
+                path.stem, [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)],
+                _tested, {"GRAPHOPT_TEST_PROVIDER": self.asked.provider},
+            )
+            for path in files
+        ]  # fmt: skip
+        return not run_commands(
+            self.records, "suite", commands, log=self.log, at_once=self.asked.at_once, until=self.end, told=self.write
+        )
 
-# --- 2: equal --------------------------------------------------------------------------------------------------------
-
-
-def built(case: Case) -> tuple[bytes, dict[str, np.ndarray]]:
-    """The model of one node, serialized, and what it is fed."""
-    arrays = case.make(np.random.default_rng(7))
-    model = ops_model(case.op, arrays, case.settings(), constants=case.constants, outputs=case.outputs)
-    return ir.to_proto(model).SerializeToString(), arrays
-
-
-def equal(report: Report, chosen: list[Case], provider: str) -> None:
-    """Every operator on the device against its CPU kernel."""
-    report(head(["operator", "shape", "against the CPU kernel", "captured as a CUDA graph"]))
-    for case in chosen:
-        said, graph = "", "-"
-        try:
-            model, arrays = built(case)
-            truth = gpu_run.Session(model, arrays, "cpu").run()
-            said = verdict(report, case, gpu_run.Session(model, arrays, provider).run(), truth)
-            if provider == "cuda":
-                graph = captured(report, case, model, arrays, truth)
-        except Exception as error:
-            said = "FAILS: " + report.fails(f"{case.op} {case.label}", error)
-        report(row([case.op, case.label, said, graph]))
-        gc.collect()
-
-
-def captured(report: Report, case: Case, model: bytes, arrays: dict[str, np.ndarray], truth: list[np.ndarray]) -> str:
-    """The second and third run replay what the first one captured."""
-    try:
-        session = gpu_run.Session(model, arrays, captured=truth)
-        session.run()
-        session.run()
-        return verdict(report, case, session.run(), truth)
-    except Exception as error:
-        return "FAILS: " + report.fails(f"{case.op} {case.label}, captured", error)
-
-
-def verdict(report: Report, case: Case, found: list[np.ndarray], truth: list[np.ndarray]) -> str:
-    """``equal``, or how far apart."""
-    worst = 0.0
-    for one, other in zip(found, truth, strict=True):
-        if one.shape != other.shape or one.dtype != other.dtype:
-            what = f"{one.dtype}{list(one.shape)} is not {other.dtype}{list(other.shape)}"
-            return "DIFFERS: " + report.fails(f"{case.op} {case.label}", what)
-        if np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
-            continue
-        wide, right = one.astype(np.float64), other.astype(np.float64)
-        worst = max(worst, float(np.abs(wide - right).max()) / max(float(np.abs(right).max()), 1e-30))
-    if worst == 0:
-        return "equal"
-    said = f"{worst:.2g} of the largest"
-    return said if worst <= case.rtol else "DIFFERS: " + report.fails(f"{case.op} {case.label}", said)
-
-
-# --- 3: together -----------------------------------------------------------------------------------------------------
-
-
-def network(report: Report, provider: str) -> None:
-    """A residual network, pruned, optimized and quantized with runtime operators: the device against the CPU."""
-    from graphopt import runtime
-    from tests.runtime_ops.test_together import called, images, result
-
-    model = result().model
-    report(f"* calls {', '.join(sorted(called(model)))}")
-    sessions = [runtime.session(model, provider=one, threads=4) for one in ("cpu", provider)]
-    for rows in (1, 5, 32):
-        right, found = (np.asarray(runtime.run(one, {"x": images(rows, 7)})[0]) for one in sessions)
-        worst = float(np.abs(right.astype(np.float64) - found).max())
-        close = worst <= 1e-4 * max(1.0, float(np.abs(right).max()))
-        said = "equal" if worst == 0 else f"at most {worst:.2g} apart"
-        report(f"* batch {rows}: {said if close else 'DIFFERS, ' + report.fails(f'network, batch {rows}', said)}")
-
-
-# --- 4: fast ---------------------------------------------------------------------------------------------------------
-
-
-def fast(report: Report, chosen: list[Case], provider: str, most: dict[str, float]) -> None:
-    """Time every case, and stock onnxruntime on the same shape."""
-    for name, unit in (("copy", "GB/s"), ("float16", "TFLOP/s"), ("int8", "TOP/s")):
-        if name in most:
-            report(f"* measured peak, {name}: {most[name] / (1e9 if name == 'copy' else 1e12):,.0f} {unit}")
-    x = np.ones(1, np.float32)
-    nothing = stock([helper.make_node("Relu", ["x"], ["y"])], {"x": x}, {})[0].SerializeToString()
-    least = gpu_run.Session(nothing, {"x": x}, provider).seconds()
-    report(
-        f"* a model with a Relu of one number: {least * 1e6:.1f} µs; so much of every time below is onnxruntime's call"
-    )
-    report()
-    report(head(["operator", "shape", "µs", "TOP/s", "GB/s", "of the peak", "stock float16 µs", "stock float32 µs",
-                 "faster than float16"]))  # fmt: skip
-    kept: dict[str, float] = {}
-    for case in chosen:
-        try:
-            model, arrays = built(case)
-            seconds = gpu_run.Session(model, arrays, provider, exact=False).seconds()
-        except Exception as error:
-            report(row([case.op, case.label, "FAILS: " + report.fails(f"time of {case.op} {case.label}", error)]))
-            continue
-        others = [stock_seconds(case, kind, provider, kept) for kind in (np.float16, np.float32)]
-        rate = (case.operations if case.peak != "copy" else case.moved) / seconds
-        report(row([
-            case.op, case.label, seconds * 1e6,
-            case.operations / seconds / 1e12 if case.operations else "",
-            case.moved / seconds / 1e9 if case.moved else "",
-            f"{100 * rate / most[case.peak]:.0f} %" if case.peak in most else "",
-            *(other * 1e6 if not math.isnan(other) else "" for other in others),
-            "" if math.isnan(others[0]) else f"{others[0] / seconds:.2f}x",
-        ]))  # fmt: skip
-        gc.collect()
-
-
-def stock_seconds(case: Case, kind: type, provider: str, kept: dict[str, float]) -> float:
-    """Seconds of standard operators on the same shape; the same for cases of one shape."""
-    if case.stock is None:
-        return math.nan
-    key = f"{case.stock} {kind}"
-    if key not in kept:
-        try:
-            model, feeds = case.stock(kind)
-            kept[key] = gpu_run.Session(model.SerializeToString(), feeds, provider, exact=False).seconds()
-        except Exception as error:
-            print(f"stock onnxruntime fails: {error}")
-            kept[key] = math.nan
-    return kept[key]
-
-
-def sanitized(report: Report) -> None:
-    """Run the small shapes under every tool of compute-sanitizer."""
-    program = shutil.which("compute-sanitizer")
-    report(head(["compute-sanitizer", "verdict"]))
-    for tool in TOOLS:
+    def sanitize(self, operators: list[str]) -> bool:
+        """The small shapes of every operator under every tool of compute-sanitizer."""
+        program = shutil.which("compute-sanitizer")
         if program is None:
-            report(row([tool, "compute-sanitizer is not on the PATH"]))
-            continue
-        command = [program, "--tool", tool, "--error-exitcode", "9"]
-        if tool == "memcheck":  # of what other libraries probe for, nothing is to be heard
-            command += ["--report-api-errors", "no"]
-        done = subprocess.run(
-            [*command, sys.executable, "-m", __spec__.name, "--equal", "--small", "--no-stock"],
-            capture_output=True, text=True, check=False, env=dict(os.environ),
+            self.records.add(Record("sanitize", "compute-sanitizer", failed="it is not on the PATH"))
+            return True
+        commands = []
+        for tool in TOOLS:
+            command = [program, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"]
+            if tool == "memcheck":  # of what other libraries probe for, nothing is to be heard
+                command += ["--report-api-errors", "no"]
+            for one in operators:
+                own = self.records.path.with_name(f"{self.records.path.stem}-{tool}-{one}.jsonl")
+                own.unlink(missing_ok=True)
+                step = [sys.executable, "-m", "tests.bench.ops.gpu_step", "equal", str(own)]
+                chosen = [f"--operator={one}", "--small", f"--only={self.asked.only}"]
+                commands.append(
+                    Command(
+                        f"{tool}, {one}", [*command, *step, *chosen],
+                        lambda status, printed, own=own: _sanitized(status, printed, Records(own)), limit=SANITIZED,
+                    )
+                )  # fmt: skip
+        return not run_commands(
+            self.records, "sanitize", commands, log=self.log, at_once=self.asked.at_once, until=self.end,
+            told=self.write,
         )  # fmt: skip
-        lines = [line for line in done.stdout.splitlines() + done.stderr.splitlines() if line.startswith("=========")]
-        clean = done.returncode == 0
-        said = "clean" if clean else report.fails(tool, lines[0] if lines else f"exit {done.returncode}")
-        report(row([tool, f"{said}; {lines[-1].strip('= ') if lines else ''}"]))
-        if not clean:
-            print("\n".join(lines[:60]) or done.stderr[-3000:])
+
+    def part(self, part: str, operators: list[str]) -> None:
+        """Run a part unless there is no time for it; what is wrong with it stands in the records."""
+        left = self.end - time.monotonic()
+        if left < NEEDED[part]:
+            self.skipped[part] = f"{max(0, left):.0f} s were left of --budget, and it wants {NEEDED[part]} at least"
+            print(f"-- {PARTS[part]}: skipped, {self.skipped[part]}", flush=True)
+            return
+        begun = time.monotonic()
+        print(f"-- {PARTS[part]}", flush=True)
+        if part == "suite":
+            whole = self.suite()
+        elif part == "sanitize":
+            whole = self.sanitize(operators)
+        else:
+            whole = self.children(part, operators)
+        if not whole:
+            self.skipped[part] = "--budget was used up in the midst of it; --continue goes on"
+        ended = self.records.ended(part)
+        bad = sum(bool(one.failed) for one in ended)
+        cut = "" if whole else ", NOT COMPLETE"
+        print(f"   {len(ended)} tried, {bad} failed, {time.monotonic() - begun:.0f} s{cut}", flush=True)
+        self.write()
 
 
-def suite(report: Report) -> None:
-    """Run the operators' tests with sessions in the CUDA provider."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/runtime_ops"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "GRAPHOPT_TEST_PROVIDER": "cuda"}
+def _machine() -> list[str]:
+    """Python, and what the driver's own program says of the device."""
+    lines = [f"* Python {platform.python_version()}, {os.cpu_count()} processors"]
+    if shutil.which("nvidia-smi"):
+        asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+        try:
+            said = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30).stdout
+            lines += [f"* {line.strip()}" for line in said.splitlines() if line.strip()]
+        except (OSError, subprocess.TimeoutExpired):
+            lines.append("* nvidia-smi does not answer")
+    return lines
+
+
+def _tested(status: int, printed: str) -> tuple[str, str]:
+    lines = printed.strip().splitlines() or ["nothing was said"]
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR", "E  "))]
+    if status == 5:
+        return "no test is for it here", ""
+    return lines[-1], "" if status == 0 else "; ".join([*failed[:3], lines[-1]])
+
+
+def _sanitized(status: int, printed: str, records: Records) -> tuple[str, str]:
+    lines = [line.strip("= ").strip() for line in printed.splitlines() if line.startswith("=========")]
+    wrong = [f"{one.name}: {one.failed}" for one in records.ended() if one.failed]
+    if not records.ended():
+        return "", "nothing was run: " + " / ".join(printed.strip().splitlines()[-2:])
+    last = lines[-1] if lines else ""
+    if status == 0 and not wrong:
+        return f"clean; {len(records.ended())} cases; {last}", ""
+    errors = [line for line in lines if re.search(r"Invalid|Race|Error|Barrier|hazard|Leaked", line)]
+    return last, "; ".join([*errors[:2], *wrong[:2], last]) or f"exit status {status}"
+
+
+def operators_of(library: str, provider: str) -> list[str]:
+    """The operators of a library that have kernels in a provider; asked of it in a process of its own."""
+    program = (
+        "import ctypes, sys; f = ctypes.CDLL(sys.argv[1]).graphopt_kernels; "
+        "f.restype = ctypes.c_char_p; print(f().decode())"
     )
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    for line in (*failed, (done.stdout.splitlines() or ["nothing was said"])[-1]):
-        report(f"* {line[:200]}")
-    if done.returncode:
-        report.fails("the test suite in the CUDA provider", f"exit {done.returncode}")
-        print(done.stdout[-20000:], done.stderr[-3000:])
-
-
-# --- all -------------------------------------------------------------------------------------------------------------
+    done = subprocess.run([sys.executable, "-c", program, library], capture_output=True, text=True, check=True)
+    lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    return sorted({name for name, where, _ in lines if where == provider})
 
 
 def main(arguments: list[str]) -> int:
-    """Run what was asked for; return how many failed."""
+    """Run what was asked for; return how many failed, 100 at most."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.ops.gpu")
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--write", type=Path, default=Path("build/gpu/RESULTS.md"))
+    parser.add_argument("--parts", default="start,equal,network,targets,times", help=f"of {', '.join(PARTS)}; or all")
+    parser.add_argument("--budget", type=float, default=0.0, help="seconds; none: as long as it takes")
+    parser.add_argument("--continue", dest="again", action="store_true", help="leave out what the records have")
+    parser.add_argument("--bundle", type=Path, help="a folder that make gpu-bundle has made")
+    parser.add_argument("--only", default="", help="operators and shapes whose names contain this")
+    parser.add_argument("--small", action="store_true", help="small shapes alone")
     parser.add_argument("--provider", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--only", default="")
-    for flag in ("--equal", "--small", "--sanitize", "--suite", "--no-stock"):
-        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--at-once", type=int, default=max(1, min(4, (os.cpu_count() or 1) // 2)))
     asked = parser.parse_args(arguments)
-    report = Report()
-    report("# Runtime operators on a GPU\n")
-    report(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, `make gpu-check`\n")
-    for line in gpu_run.about():
-        report(f"* {line}")
-    if runtime_ops.library() is None:
-        report("\nThe native library is not here: GRAPHOPT_OPS_LIBRARY names it.")
+    wanted = list(PARTS) if asked.parts == "all" else asked.parts.split(",")
+    if unknown := set(wanted) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+
+    cuda = asked.provider == "cuda"
+    problems = [why] if cuda and (why := gpu_needs.device()) else []
+    if not problems:  # without a device, nothing else matters
+        problems += gpu_bundle.enter(asked.bundle) if asked.bundle else []
+        problems += gpu_needs.ask(tests="suite" in wanted, cuda=cuda)
+        library = os.environ.get("GRAPHOPT_OPS_LIBRARY", "")
+        problems += [why] if (why := gpu_needs.library(library, asked.provider)) else []
+    for problem in problems:
+        print(f"gpu-check cannot run here: {problem}", file=sys.stderr)
+    if problems:
         return 1
-    kernels = sorted({name for name, provider, _ in runtime_ops.kernels() if provider == asked.provider})
-    report(f"* kernels for {asked.provider}: {', '.join(kernels) or 'none'}\n")
-    chosen = [case for case in cases(asked.small) if asked.only in f"{case.op} {case.label}"]
-    chosen = [case for case in chosen if case.op in kernels]
 
-    def part(title: str, work: Callable[[], object]) -> object:
-        report(f"## {title}\n")
-        try:
-            return work()
-        except Exception as error:
-            report("FAILS: " + report.fails(title, error))
-            return None
-        finally:
-            report()
-
-    if not asked.no_stock and not part("Does onnxruntime run here?", lambda: provider_runs(report, asked.provider)):
-        report("onnxruntime's CUDA provider does not run here; nothing else was tried.")
-    else:
-        part("Equal to the CPU", lambda: equal(report, chosen, asked.provider))
-        if not asked.only and not asked.no_stock:
-            part("A whole network", lambda: network(report, asked.provider))
-        if asked.suite:
-            part("The tests, in the CUDA provider", lambda: suite(report))
-        if asked.sanitize:
-            part("compute-sanitizer", lambda: sanitized(report))
-        if not asked.equal:
-            most = gpu_run.peaks() if asked.provider == "cuda" else {}
-            large = [case for case in chosen if not case.small or asked.small]
-            part("Times", lambda: fast(report, large, asked.provider, most))
-    report(f"{len(report.failed)} failed" + "".join(f"\n* {one}" for one in report.failed))
-    if asked.write is not None:
-        asked.write.parent.mkdir(parents=True, exist_ok=True)
-        asked.write.write_text("\n".join(report.lines) + "\n", encoding="utf-8")
-    return min(len(report.failed), 100)
+    page = asked.write.resolve()
+    page.parent.mkdir(parents=True, exist_ok=True)
+    records = Records(page.with_suffix(".jsonl"))
+    if not asked.again:
+        records.path.unlink(missing_ok=True)
+    check = Check(asked, records, page)
+    operators = operators_of(os.environ["GRAPHOPT_OPS_LIBRARY"], asked.provider)
+    for part in (one for one in PARTS if one in wanted):
+        check.part(part, operators)
+        tried = [one for one in records.ended("start") if not one.name.startswith("about")]
+        if part == "start" and all(one.failed for one in tried):
+            check.skipped |= {one: "onnxruntime's provider does not run here" for one in wanted if one != "start"}
+            break
+    check.write()
+    text = page.read_text(encoding="utf-8")
+    print(f"\n{text.split('## In short')[1].split('## ')[0].strip()}\n\nThe page is {asked.write}")
+    failures = [one for one in records.ended() if one.failed]
+    print(f"{len(failures)} failed" + "".join(f"\n* {one.part}: {one.name}: {one.failed}" for one in failures))
+    return min(len(failures), 100)
 
 
 if __name__ == "__main__":

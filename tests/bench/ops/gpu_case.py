@@ -37,6 +37,7 @@ class Case:
         stock: Makes what stock onnxruntime computes instead, for a type: model and feeds.
         outputs: How many.
         small: For comparing alone, not for the table.
+        target: What is asked of it, a key of ``gpu_targets.TARGETS``; nothing: it is in the table alone.
     """
 
     op: str
@@ -51,6 +52,7 @@ class Case:
     stock: Callable[[type], tuple[onnx.ModelProto, Arrays]] | None = None
     outputs: int = 1
     small: bool = False
+    target: str = ""
 
     def settings(self) -> dict[str, Any]:
         """The attributes, defaults included: functions have none of their own."""
@@ -141,6 +143,14 @@ def gemm(m: int, k: int, n: int, kind: type) -> tuple[onnx.ModelProto, Arrays]:
         helper.make_node("Relu", ["s"], ["y"]),
     ]
     return stock(nodes, {"x": normal(rng, m, k).astype(kind)}, weights)
+
+
+def matmul(m: int, k: int, n: int, kind: type) -> tuple[onnx.ModelProto, Arrays]:
+    """``x w`` alone."""
+    rng = np.random.default_rng(1)
+    weights = {"w": normal(rng, k, n).astype(kind)}
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    return stock([node], {"x": normal(rng, m, k).astype(kind)}, weights)
 
 
 def conv(layer: Window, kind: type) -> tuple[onnx.ModelProto, Arrays]:

@@ -19,7 +19,6 @@ FAMILIES: list[Callable[[], Iterator[Case]]] = [
     gpu_moves.histograms,
     gpu_moves.norms,
     gpu_moves.blocks,
-    gpu_moves.halves,
 ]
 
 

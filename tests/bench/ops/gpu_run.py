@@ -21,7 +21,7 @@ class Session:
 
     def __init__(
         self, model: bytes, feeds: Feeds, provider: str = "cuda", *, captured: Sequence[np.ndarray] | None = None,
-        exact: bool = True,
+        exact: bool = True, channels_last: bool = False,
     ):  # fmt: skip
         """Load a model and copy what it is fed.
 
@@ -32,6 +32,10 @@ class Session:
             captured: Outputs like those that are to come: the first run is captured as a CUDA graph, the others replay
                 it, and all write to one place.
             exact: Whether float32 is float32: no TF32.
+            channels_last: Whether the provider may turn convolutions to NHWC.
+
+        Raises:
+            RuntimeError: onnxruntime cannot start its CUDA provider; that it cannot is not said by itself.
         """
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -42,10 +46,14 @@ class Session:
             # onnxruntime wants the CPU's provider not to be named; it adds it by itself.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             settings = {"use_tf32": "0" if exact else "1", "enable_cuda_graph": "0" if captured is None else "1"}
+            if channels_last:
+                settings["prefer_nhwc"] = "1"
             wanted = [("CUDAExecutionProvider", settings)]
         self._session = ort.InferenceSession(model, options, providers=wanted, enable_fallback=0)
         if provider == "cuda" and self._session.get_providers()[0] != "CUDAExecutionProvider":
             raise RuntimeError("onnxruntime could not start its CUDA provider")
+        self._provider = provider
+        self._written: list[ort.OrtValue] = []
         self._binding = self._session.io_binding()
         self._kept = []  # the binding does not keep what it points to
         for value in self._session.get_inputs():
@@ -55,8 +63,8 @@ class Session:
             if captured is None:
                 self._binding.bind_output(value.name, provider)
             else:
-                self._kept.append(_placed(np.zeros_like(captured[index]), provider))
-                self._binding.bind_ortvalue_output(value.name, self._kept[-1])
+                self._written.append(_placed(_garbage(captured[index]), provider))
+                self._binding.bind_ortvalue_output(value.name, self._written[-1])
         self._waiting = ort.RunOptions()
         self._going = ort.RunOptions()
         self._going.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -66,6 +74,11 @@ class Session:
         self._session.run_with_iobinding(self._binding, self._waiting)
         self._binding.synchronize_outputs()
         return list(self._binding.copy_outputs_to_cpu())
+
+    def spoil(self) -> None:
+        """Fill outputs that stay where they are with garbage: what a run does not write is seen."""
+        for value in self._written:
+            value.update_inplace(_garbage(value.numpy()))
 
     def seconds(self, budget: float = 0.3, repeats: int = 5) -> float:
         """Return the seconds of a run: runs follow each other on the stream, and the last one is waited for.
@@ -85,35 +98,50 @@ class Session:
         return (time.perf_counter() - begun) / count
 
 
+def _garbage(like: np.ndarray) -> np.ndarray:
+    """An array of this type and shape whose every byte is 0x5A."""
+    return np.frombuffer(b"\x5a" * like.nbytes, like.dtype).reshape(like.shape).copy()
+
+
 def _placed(array: np.ndarray, provider: str) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"), provider, 0)
 
 
-def peaks() -> dict[str, float]:
-    """Measure what the device does at most, in bytes or operations a second, with torch.
-
-    ``copy``: bytes read and written by a copy of 2 GB; ``float16`` and ``int8``: a product of 8192³ on random numbers.
-    Nothing where there is no device.
-    """
+def copy_peak() -> float:
+    """Bytes read and written in a second by a copy of 2 GB, with torch."""
     import torch
 
-    if not torch.cuda.is_available():
-        return {}
     source = torch.empty(2 << 30, dtype=torch.uint8, device="cuda").random_(0, 255)
     target = torch.empty_like(source)
-    found = {"copy": 2 * source.numel() / _timed(partial(target.copy_, source))}
-    size = 8192
-    a = torch.randn(size, size, dtype=torch.float16, device="cuda")
-    found["float16"] = 2.0 * size**3 / _timed(partial(torch.mm, a, a))
-    b = torch.randint(-128, 128, (size, size), dtype=torch.int8, device="cuda")
-    try:
-        found["int8"] = 2.0 * size**3 / _timed(partial(torch._int_mm, b, b.t()))
-    except RuntimeError as error:
-        print(f"torch's int8 product fails, so int8 is held against twice float16: {error}")
-        found["int8"] = 2 * found["float16"]
-    del source, target, a, b
-    torch.cuda.empty_cache()
-    return found
+    return 2 * source.numel() / _timed(partial(target.copy_, source))
+
+
+def float16_peak() -> float:
+    """Operations a second of the fastest of torch's products of random numbers, 4096³ and 8192³."""
+    import torch
+
+    found = []
+    for size in _SIZES:
+        a, b = (torch.randn(size, size, dtype=torch.float16, device="cuda") for _ in range(2))
+        found.append(2.0 * size**3 / _timed(partial(torch.mm, a, b)))
+    return max(found)
+
+
+def int8_peak() -> float:
+    """The same of int8 products, with int32 sums; the second factor lies as tensor cores want it."""
+    import torch
+
+    found = []
+    for size in _SIZES:
+        a, b = (torch.randint(-128, 128, (size, size), dtype=torch.int8, device="cuda") for _ in range(2))
+        found.append(2.0 * size**3 / _timed(partial(torch._int_mm, a, b.t())))
+    return max(found)
+
+
+_SIZES = (4096, 8192)
+
+PEAKS = {"copy": copy_peak, "float16": float16_peak, "int8": int8_peak}
+"""What the device was measured to do at most, in bytes or operations a second."""
 
 
 def _timed(work: Callable[[], object], repeats: int = 20) -> float:
@@ -135,7 +163,9 @@ def _timed(work: Callable[[], object], repeats: int = 20) -> float:
 def about() -> list[str]:
     """The device and the versions, a line each."""
     lines = [f"onnxruntime {ort.__version__}: {', '.join(ort.get_available_providers())}"]
-    lines.append(f"numpy {np.__version__}; runtime operators from {Path(str(runtime_ops.library())).name}")
+    kernels = {f"{name}" for name, provider, _ in runtime_ops.kernels() if provider == "cuda"}
+    library = Path(str(runtime_ops.library())).name
+    lines.append(f"numpy {np.__version__}; {library} with CUDA kernels of {len(kernels)} operators")
     try:
         import torch
     except ImportError:
