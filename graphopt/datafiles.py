@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
-import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from graphopt import npz
-from graphopt.errors import ModelError, UsageError, nearest
+from graphopt.errors import GraphoptError, ModelError, UsageError
+from graphopt.user_code import load_object, raised
 
 BATCH = 32
 """Samples per batch where the model leaves the batch size open ..."""
@@ -25,6 +24,8 @@ BATCH_BYTES = 1 << 21
 
 Ranks = Mapping[str, tuple[int | None, int | None]]  # input -> (rank, batch size), None where open
 
+
+_WRITTEN = "write it with numpy.savez(FILE, INPUT=numbers): an array for each input, samples along the first axis"
 
 _UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, NotImplementedError)
 
@@ -64,7 +65,7 @@ def from_file(path: str | os.PathLike[str], ranks: Ranks | None = None) -> Itera
     if path.is_dir():
         files = sorted(path.glob("*.npz"))
         if not files:
-            raise ModelError("no .npz file in the directory", where=str(path))
+            raise ModelError("no .npz file in the directory", where=str(path), help="put one file a batch into it")
         for file in files:
             yield _read(file)
         return
@@ -77,7 +78,7 @@ def from_file(path: str | os.PathLike[str], ranks: Ranks | None = None) -> Itera
         with npz.opened(path) as arrays:
             yield from _cut(arrays, ranks, str(path))
     except _UNREADABLE as error:
-        raise ModelError(f"not a readable .npz file: {error}", where=str(path)) from error
+        raise _unreadable(path, error) from error
 
 
 def from_object(spec: str) -> Iterator[Mapping[str, Any]]:
@@ -87,52 +88,48 @@ def from_object(spec: str) -> Iterator[Mapping[str, Any]]:
         spec: ``PKG.MODULE:ITERABLE``; the current directory is searched too.
 
     Raises:
-        UsageError: It cannot be imported, or is not iterable.
+        UsageError: There is no such module or name, or it is not iterable.
+        GraphoptError: Importing it, calling it or reading from it raised; the message names the line.
     """
-    found = attribute(spec)
+    found = load_object(spec, "PKG.MODULE:ITERABLE")
     if callable(found) and not isinstance(found, Iterable):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise raised(f"calling {spec!r} failed", error, spec) from error
     if not isinstance(found, Iterable):
         raise UsageError(f"{spec!r} is a {type(found).__name__}", help="it must yield dictionaries of arrays")
-    return iter(found)
+    return _blamed(found, spec)
 
 
-def attribute(spec: str) -> Any:
-    """Import what is named as ``PKG.MODULE:NAME``; the current directory is searched too.
-
-    Raises:
-        UsageError: It cannot be imported.
-    """
-    name, _, path = spec.partition(":")
-    if not name or not path:
-        raise UsageError(f"{spec!r} names no object", help="write PKG.MODULE:ITERABLE")
-    sys.path.insert(0, os.getcwd())
+def _blamed(batches: Iterable[Any], spec: str) -> Iterator[Any]:
+    """Yield what the user's iterable yields; what it raises is an error at the user's line."""
     try:
-        found: Any = importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(f"cannot import {name!r}: {error}", help="check the name, or set PYTHONPATH") from error
-    finally:
-        sys.path.remove(os.getcwd())
-    for part in path.split("."):
-        if not hasattr(found, part):
-            guess = nearest(part, [key for key in vars(found) if not key.startswith("_")])
-            raise UsageError(
-                f"{name!r} has no {path!r}", help=f"did you mean {guess!r}?" if guess else "check the name"
-            )
-        found = getattr(found, part)
-    return found
+        yield from batches
+    except (GraphoptError, GeneratorExit):
+        raise
+    except Exception as error:
+        raise raised(f"reading {spec!r} failed", error, spec) from error
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ModelError("no such data file", where=str(path), help="check the path")
     try:
+        with path.open("rb") as file:
+            start = file.read(len(np.lib.format.MAGIC_PREFIX))
+        if start == np.lib.format.MAGIC_PREFIX:
+            raise ModelError("the file holds one nameless array", where=str(path), help=_WRITTEN)
+        if not zipfile.is_zipfile(path):
+            raise _unreadable(path, "it is no archive, or it is truncated" if start else "it is empty")
         with np.load(path, allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
-                raise ModelError("the file holds one nameless array", where=str(path), help="write it with numpy.savez")
             return {name: archive[name] for name in archive.files}
     except _UNREADABLE as error:
-        raise ModelError(f"not a readable .npz file: {error}", where=str(path)) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, why: object) -> ModelError:
+    return ModelError(f"not a readable .npz file: {why}", where=str(path), help=_WRITTEN)
 
 
 def number(path: str | os.PathLike[str], ranks: Ranks) -> int:
@@ -175,7 +172,9 @@ def _starts(known: Mapping[str, npz.Rows], ranks: Ranks, where: str) -> range:
     """
     counts = {name: len(array) for name, array in known.items()}
     if len(set(counts.values())) != 1:
-        raise ModelError(f"the arrays differ in their number of samples: {counts}", where=where)
+        raise ModelError(
+            f"the arrays differ in their number of samples: {counts}", where, "each sample needs a row of every array"
+        )
     count = next(iter(counts.values()))
     if any(array.ndim - 1 == ranks[name][0] for name, array in known.items()):
         return range(count)

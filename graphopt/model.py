@@ -158,7 +158,7 @@ def _require_file(path: Path) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise ModelError("this is a folder, not a model", str(path), "give the .onnx file in it")
     if not stat.S_ISREG(status.st_mode):
-        raise ModelError("this is not a regular file", str(path))
+        raise ModelError("this is not a regular file", str(path), "give the .onnx file")
     if status.st_size == 0:
         raise ModelError("the file is empty", str(path), "export the model again, or fetch the file again")
 
@@ -359,7 +359,7 @@ def _require_writable(target: Path) -> None:
     if target.is_dir():
         raise ModelError("cannot write a model over a folder", where, "give a file name, such as model.onnx")
     if target.exists() and not target.is_file():
-        raise ModelError("cannot write a model here: this is not a regular file", where)
+        raise ModelError("cannot write a model here: this is not a regular file", where, "name a file of its own")
     if not target.parent.is_dir():
         raise ModelError(f"there is no folder {str(target.parent)!r} to write to", where, "create it first")
     if not os.access(target.parent, os.W_OK | os.X_OK):

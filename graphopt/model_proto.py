@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -168,6 +169,8 @@ def _prepare_graph(graph: onnx.GraphProto, where: str) -> None:
         del graph.sparse_initializer[:]
         graph.initializer.extend(sparse)
     _refuse_twice((tensor.name for tensor in graph.initializer), "initializer", where)
+    for tensor in graph.initializer:
+        _require_elements(tensor, f"initializer {tensor.name!r} of {where}")
     _refuse_twice((value.name for value in graph.input), "graph input", where)
     _refuse_twice((value.name for value in graph.output), "graph output", where)
     for value in (*graph.input, *graph.output):
@@ -195,6 +198,50 @@ def _prepare_nodes(nodes: Any, where: str) -> None:
                 attribute.name = "value"
                 attribute.type = onnx.AttributeProto.TENSOR
                 attribute.t.CopyFrom(dense)
+            elif kind in (onnx.AttributeProto.TENSOR, onnx.AttributeProto.TENSORS):
+                for tensor in (attribute.t, *attribute.tensors):
+                    _require_elements(tensor, f"attribute {attribute.name!r} of node {node.name!r} of {where}")
+
+
+def _require_elements(tensor: onnx.TensorProto, place: str) -> None:
+    """Refuse a tensor that does not hold as many elements as its shape says; what lies in a file is checked there.
+
+    Raises:
+        ModelError: It holds more or fewer, in a field of another type, or a size is negative.
+    """
+    if any(size < 0 for size in tensor.dims):
+        raise ModelError(f"a tensor of shape {list(tensor.dims)} cannot be", place, _WRITER)
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.data_type not in _FIELDS:
+        return
+    size = math.prod(tensor.dims)
+    field, bits, unit = _FIELDS[tensor.data_type]
+    if tensor.HasField("raw_data"):
+        held, needed, what = len(tensor.raw_data), (size * bits + 7) // 8, "bytes"
+    else:
+        held, needed, what = len(getattr(tensor, field)), math.ceil(size * unit), f"numbers in {field}"
+    if held != needed:
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+        raise ModelError(
+            f"a tensor {kind} of shape {list(tensor.dims)} takes {needed} {what}, and has {held}", place, _WRITER
+        )
+
+
+_WRITER = "the file is damaged, or what wrote it is wrong; export the model again"
+
+
+def _fields() -> dict[int, tuple[str, int, float]]:
+    """By element type: the field of its numbers, bits of one element in ``raw_data``, entries of the field for one."""
+    found = {}
+    for kind in ir.DataType:
+        if kind in (ir.DataType.UNDEFINED, ir.DataType.STRING) or kind.bitwidth == 6:  # how six lie is not agreed upon
+            continue
+        field = onnx.helper.tensor_dtype_to_field(int(kind))
+        packed = kind.bitwidth / 8 if kind.bitwidth < 8 else 1
+        found[int(kind)] = (field, kind.bitwidth, 2 if kind.name.startswith("COMPLEX") else packed)
+    return found
+
+
+_FIELDS = _fields()
 
 
 def locations(proto: onnx.ModelProto) -> list[str]:

@@ -310,11 +310,17 @@ class Inputs:
             return given
         array = np.asarray(given)
         if dims is not None and array.ndim != len(dims):
-            raise ModelError(f"input {name!r} has {len(dims)} axes, the array has {array.ndim}", where=where)
+            raise ModelError(
+                f"input {name!r} has {len(dims)} axes, the array has {array.ndim}",
+                where=where,
+                help=self._wanted(value),
+            )
         for axis, dim in enumerate(dims or []):
             if dim.number is not None and dim.number != array.shape[axis]:
                 raise ModelError(
-                    f"axis {axis} of input {name!r} is {dim.number}, the array has {array.shape[axis]}", where=where
+                    f"axis {axis} of input {name!r} is {dim.number}, the array has {array.shape[axis]}",
+                    where=where,
+                    help=self._wanted(value),
                 )
         if value.type.dtype == ir.DataType.STRING:
             return array.astype(object)
@@ -323,9 +329,15 @@ class Inputs:
             exact = array.dtype.kind in "biu" and wanted.kind in "iu" and np.array_equal(array.astype(wanted), array)
             foreign = wanted.kind == "V" or array.dtype.kind == "V"  # bfloat16 and smaller: numpy knows no rule
             if not (exact or foreign or np.can_cast(array.dtype, wanted, "same_kind")):
-                raise ModelError(f"input {name!r} is {wanted}, the array is {array.dtype}", where=where)
+                raise ModelError(
+                    f"input {name!r} is {wanted}, the array is {array.dtype}", where=where, help=self._wanted(value)
+                )
             array = array.astype(wanted)
         return np.asarray(array, order="C")
+
+    @staticmethod
+    def _wanted(value: ir.Value) -> str:
+        return f"give {value.dtype}{'' if value.shape is None else value.shape}, as the model declares it"
 
     def _fix(self, name: str, given: list[int | str | None]) -> None:
         if name not in self._dims:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from graphopt.errors import UsageError, nearest
+from graphopt.errors import UsageError, about, nearest
 from graphopt.registry import Pass, make, parse, passes, stage
 from graphopt.targets.lowerings import LOWERINGS
 
@@ -42,7 +43,7 @@ def _from_recipe(path: Path) -> list[Pass]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"the recipe cannot be read: {error.strerror}", where=str(path)) from error
+        raise UsageError(f"the recipe cannot be read: {error.strerror}", str(path), "name a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError("the recipe is not YAML", where=str(path), help=str(error).splitlines()[0]) from error
     entries = content.get("passes") if isinstance(content, dict) else content
@@ -50,18 +51,18 @@ def _from_recipe(path: Path) -> list[Pass]:
         raise UsageError(
             "the recipe lists no passes", where=str(path), help="passes: [fold-masks, {narrow: {align: 16}}]"
         )
-    selected: list[Pass] = []
-    for entry in entries:
-        if isinstance(entry, str):
-            selected += parse(entry)
-        elif isinstance(entry, dict) and len(entry) == 1:
-            ((name, options),) = entry.items()
-            selected.append(make(str(name), options or {}))
-        else:
-            raise UsageError(
-                f"cannot read {entry!r} in the recipe", where=str(path), help="a name, or {name: {option: value}}"
-            )
-    return selected
+    with about(str(path)):
+        return [one for entry in entries for one in _passes(entry)]
+
+
+def _passes(entry: Any) -> list[Pass]:
+    if isinstance(entry, str):
+        return parse(entry)
+    if isinstance(entry, dict) and len(entry) == 1:
+        ((name, options),) = entry.items()
+        if options is None or isinstance(options, dict):
+            return [make(str(name), options or {})]
+    raise UsageError(f"cannot read {entry!r} in the recipe", help="a name, or {name: {option: value}}")
 
 
 def operators_on(target: str, asked: bool | None) -> bool | None:

@@ -157,7 +157,33 @@ def with_functions(*functions: onnx.FunctionProto) -> onnx.ModelProto:
 TWO = numpy_helper.from_array(np.ones(2, "f"), "w")
 THREE = numpy_helper.from_array(np.ones(3, "f"), "w")
 
+
+def held(change: Callable[[onnx.TensorProto], None], *, constant: bool = False) -> onnx.ModelProto:
+    """A model whose only tensor, an initializer or a Constant, was changed behind its shape's back."""
+    tensor = numpy_helper.from_array(np.ones(2, "f"), "w")
+    change(tensor)
+    add = node("Add", "x w", "y")
+    return build([node("Constant", "", "w", value=tensor), add]) if constant else build([add], initializer=[tensor])
+
+
+def typed(count: int) -> Callable[[onnx.TensorProto], None]:
+    def change(tensor: onnx.TensorProto) -> None:
+        tensor.ClearField("raw_data")
+        tensor.float_data.extend([1.0] * count)
+
+    return change
+
+
+def cut(count: int) -> Callable[[onnx.TensorProto], None]:
+    return lambda tensor: setattr(tensor, "raw_data", tensor.raw_data[:count])
+
+
 MALFORMED: dict[str, tuple[onnx.ModelProto, str, str]] = {
+    "too few bytes": (held(cut(4)), "takes 8 bytes, and has 4", "initializer 'w'"),
+    "too few bytes of a Constant": (held(cut(4), constant=True), "takes 8 bytes", "'the_Constant'"),
+    "too many numbers": (held(typed(3)), "takes 2 numbers in float_data, and has 3", "initializer 'w'"),
+    "no numbers": (held(typed(0)), "takes 2 numbers in float_data, and has 0", "initializer 'w'"),
+    "negative sizes": (held(lambda t: t.dims.__setitem__(slice(None), [-2])), "shape [-2]", "initializer 'w'"),
     "no outputs": (changed(lambda p: p.graph.ClearField("output")), "no outputs", "graph 'g'"),
     "output nobody makes": (build([node("Relu", "x", "z")]), "'y' is not made", "graph 'g'"),
     "output twice": (build([node("Relu", "x", "y")], ("y", "y")), "'y' is given twice", ""),
@@ -289,6 +315,8 @@ def test_the_near_misses_are_fine(case: str) -> None:
     """What the malformed models above look like when they are right."""
     wonder = build([node("Wonder", "x", "y", domain="com.example")])
     wonder.opset_import.append(helper.make_opsetid("com.example", 1))
+    models.load(held(typed(2)))
+    models.load(held(cut(8), constant=True))
     models.load(
         {
             "subgraph": with_body([node("Neg", "x", "o")], "o"),

@@ -85,7 +85,11 @@ def test_recipes(tmp_path: Path) -> None:
     assert [row.name for row in result.report.passes] == ["fold-masks", "narrow", "tidy"]
     assert [4, 3, 3, 3] in sizes(result.model).values()
     recipe.write_text("passes: [fold-mask]")
-    with pytest.raises(UsageError, match="fold-masks"):
+    with pytest.raises(UsageError, match="fold-masks") as caught:
+        graphopt.optimize(chain(), recipe=recipe)
+    assert caught.value.where == str(recipe)
+    recipe.write_text("passes: [{narrow: 4}]")
+    with pytest.raises(UsageError, match=r"cannot read \{'narrow': 4\}"):
         graphopt.optimize(chain(), recipe=recipe)
     recipe.write_text("passes: {")
     with pytest.raises(UsageError, match="YAML"):

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt import runtime, samples
-from graphopt.errors import ModelError, UsageError
+from graphopt.errors import GraphoptError, ModelError, UsageError
 from graphopt.model import load
 
 
@@ -191,19 +191,31 @@ def test_an_iterable_is_imported_by_name(tmp_path, monkeypatch) -> None:
         "    yield {'x': np.zeros((2, 3), np.float32)}\n"
         "listed = list(batches())\n"
         "number = 3\n"
+        "def raising():\n"
+        "    yield listed[0]\n"
+        "    raise KeyError('disk gone')\n"
+        "def wanting(path): ...\n"
     )
+    (tmp_path / "bad_batches.py").write_text("def batches(:\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "my_batches", raising=False)
     m = model("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }")
-    before = list(sys.path)
     for name in ("batches", "listed"):
         assert [b["x"].shape for b in samples.feeds(f"my_batches:{name}", m)] == [(2, 3)]
-    for name, message in (("batchs", "did you mean 'batches'"), ("number", "is a int")):
+    for name, message in (("batchs", "did you mean batches"), ("number", "is a int")):
         with pytest.raises(UsageError, match=message):
             list(samples.feeds(f"my_batches:{name}", m))
-    with pytest.raises(UsageError, match="cannot import"):
+    with pytest.raises(UsageError, match="there is no module"):
         list(samples.feeds("no_such_module_here:x", m))
-    assert sys.path == before
+    for name, message, where in (
+        ("my_batches:raising", "KeyError: 'disk gone'", "my_batches.py:8 in raising"),
+        ("my_batches:wanting", "missing 1 required positional argument", "my_batches:wanting"),
+        ("bad_batches:batches", "SyntaxError", "bad_batches.py:1"),
+    ):
+        with pytest.raises(GraphoptError) as caught:
+            list(samples.feeds(name, m))
+        assert message in caught.value.what and where in (caught.value.where or ""), caught.value
 
 
 @pytest.mark.parametrize(
@@ -216,8 +228,9 @@ def test_an_iterable_is_imported_by_name(tmp_path, monkeypatch) -> None:
     ],
 )
 def test_data_that_does_not_fit_is_refused(batch: dict[str, np.ndarray], message: str) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as caught:
         list(samples.feeds([batch], model(TWO)))
+    assert caught.value.help
 
 
 def test_harmless_conversions_of_data_are_made() -> None:
@@ -228,6 +241,9 @@ def test_harmless_conversions_of_data_are_made() -> None:
 def test_broken_files_are_refused(tmp_path) -> None:
     m = model(TWO)
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 not really")
+    (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "nothing.npz").write_bytes(b"")
+    np.save(tmp_path / "lone.npy", np.zeros((2, 3), np.float32))
     (tmp_path / "empty").mkdir()
     np.savez(tmp_path / "uneven.npz", image=np.zeros((2, 3), np.float32), label=np.zeros(3, np.int64))
     np.savez(tmp_path / "pickle.npz", image=np.array([{}]), label=np.zeros(1, np.int64))
@@ -235,10 +251,14 @@ def test_broken_files_are_refused(tmp_path) -> None:
     for name, message in (
         ("missing.npz", "no such data file"),
         ("bad.npz", "not a readable"),
+        ("text.npz", "no archive, or it is truncated"),
+        ("nothing.npz", "it is empty"),
+        ("lone.npy", "one nameless array"),
         ("empty", "no .npz file"),
         ("uneven.npz", "differ in their number"),
         ("pickle.npz", "not a readable"),
         ("none.npz", "no batch"),
     ):
-        with pytest.raises(ModelError, match=message):
+        with pytest.raises(ModelError, match=message) as caught:
             list(samples.feeds(tmp_path / name, m))
+        assert caught.value.help and "pickle" not in caught.value.help

@@ -109,7 +109,7 @@ def command(
             "--data is for --quantize", where="graphopt optimize", help='say how to quantize, e.g. --quantize "int8"'
         )
     shapes = options.read_shapes(shape)
-    json_file = options.results(model, output, report, json)
+    json_file = options.results(model, output, report, json, data=data, recipe=recipe)
 
     from graphopt import pipeline
     from graphopt.report import html, table, table_quantized

@@ -120,7 +120,7 @@ def read_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]] | Non
             shape = tuple(int(size) for size in sizes.split(",")) if sizes.strip() else ()
         except ValueError:
             shape = (-2,)
-        if not equals or not name or any(size < -1 for size in shape):
+        if not equals or not name or any(not -1 <= size < 1 << 31 for size in shape):
             raise UsageError(
                 f"cannot read the shape {text!r}",
                 where="--shape",
@@ -170,10 +170,22 @@ def _suffix(option: str) -> str:
 STANDARD_OUTPUT = Path("-")
 
 
-def results(model: Path, output: Path | None, report: Path | None, json: Path | None) -> Path | None:
-    """The file for JSON, None where it is printed. Results that would overwrite each other are refused."""
+def results(
+    model: Path,
+    output: Path | None,
+    report: Path | None,
+    json: Path | None,
+    *,
+    data: str | None = None,
+    recipe: Path | None = None,
+) -> Path | None:
+    """The file for JSON, None where it is printed. Results that would overwrite each other or what is read are refused.
+
+    Only ``-o`` may name MODEL.
+    """
     file = None if json == STANDARD_OUTPUT else json
-    distinct({"-o": output, "--report": report, "--json": file})
+    for read in ({}, {"--data": None if data is None else Path(data)}, {"--recipe": recipe}):
+        distinct({**read, "-o": output, "--report": report, "--json": file})
     distinct({"MODEL": model, "--report": report, "--json": file})
     for option, path in (("-o", output), ("--report", report), ("--json", file)):
         if path is not None:

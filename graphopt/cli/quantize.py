@@ -266,7 +266,7 @@ def command(
     shapes = options.read_shapes(shape)
     quantizing.complete(output, data, random_data, activations, target, dry_run)
     quantizing.pairs(workers, ray, target_accuracy, evaluate, data, random_data)
-    json_file = options.results(model, output, report, json)
+    json_file = options.results(model, output, report, json, data=data)
     for option, path in (("--plots", plots), ("--resume", resume)):
         if path is not None:
             options.folder(path, option)

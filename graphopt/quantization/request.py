@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt import datafiles
 from graphopt.calibrate.grid import GRIDS, grid
 from graphopt.calibrate.percentile import USUAL
 from graphopt.calibrate.solve import METHODS, Method
@@ -15,6 +15,7 @@ from graphopt.errors import UsageError, about, nearest
 from graphopt.quantization.tables import table_of
 from graphopt.quantization.tables.rows import Table
 from graphopt.selection import one_of, operators_on
+from graphopt.user_code import load_object
 
 QUANTIZATION_TARGETS = ("cpu", "cuda", "tensorrt", "portable")
 
@@ -83,6 +84,10 @@ class Request:
             raise UsageError(f"{self.percent} percent", where="percent", help="above 0, up to 100")
         if self.levels is not None and not 2 <= self.levels <= 65536:
             raise UsageError(f"{self.levels} levels", where="levels", help="from 2 to 65536")
+        for name in ("target_sqnr", "target_accuracy"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                raise UsageError(f"{name} cannot be {number}", where=name, help="give a number")
         for name, least in (("block", 1), ("workers", 1), ("samples", 1)):
             number = getattr(self, name)
             if number is not None and number < least:
@@ -134,9 +139,10 @@ def named(spec: str) -> Callable[..., Any]:
     """Import a function that is named as ``PKG.MODULE:FUNCTION``; the current directory is searched too.
 
     Raises:
-        UsageError: it cannot be imported, or is not callable.
+        UsageError: there is no such module or name, or it is not callable.
+        GraphoptError: importing it raised; the message names the line.
     """
-    found = datafiles.attribute(spec)
+    found = load_object(spec, "PKG.MODULE:FUNCTION")
     if not callable(found):
         raise UsageError(f"{spec!r} is a {type(found).__name__}", help="it must be a function")
     return found

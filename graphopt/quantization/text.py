@@ -41,8 +41,10 @@ def options(text: str) -> dict[str, Any]:
 
 def _word(word: str, hints: dict[str, Any]) -> tuple[str, str]:
     plain = word.replace("-", "_")
-    if hints.get(plain) is bool:
+    if bool in (get_args(hints.get(plain)) or (hints.get(plain),)):
         return plain, "true"
+    if plain in hints:
+        raise UsageError(f"{word} has no value", where="--quantize", help=f"write {word}=VALUE")
     if word == PER_TENSOR:
         return "per_channel", "false"
     try:

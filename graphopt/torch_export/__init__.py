@@ -7,7 +7,7 @@
     untouched.py    a module is put into eval mode, its masks made visible, and afterwards everything is as it was
     convert.py      the two exporters of torch, and light clean-ups that fold no mask
     sequences.py    parts read from a sequence become a Split
-    blame.py        which line of the user's an exception comes from
+    blame.py        what an exporter complains of, at the user's line
     proof.py        the exported model computes what the module computes
 
 This file imports no torch, so that a missing torch is a message and not a traceback.

@@ -23,10 +23,11 @@ from torch.jit._trace import TracerWarning
 from graphopt import model as models
 from graphopt.errors import GraphoptError, UsageError
 from graphopt.torch_export.arguments import Arguments, bind, symbol_of
-from graphopt.torch_export.blame import failure, is_users
+from graphopt.torch_export.blame import failure
 from graphopt.torch_export.proof import prove
 from graphopt.torch_export.sequences import split_plainly
 from graphopt.torch_export.untouched import restored, visible_masks
+from graphopt.user_code import is_users
 
 STACK_TRACE = "pkg.torch.onnx.stack_trace"
 _FOLD_EVERYTHING = sys.maxsize

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from graphopt.errors import GraphoptError, UsageError, nearest
+from graphopt.errors import UsageError
 from graphopt.inputspec import InputSpec
-from graphopt.torch_export.blame import user_line
+from graphopt.user_code import load_object, raised
 
 
 @dataclass
@@ -24,39 +21,6 @@ class Target:
     module: torch.nn.Module | torch.export.ExportedProgram
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
-
-
-def load_object(target: str, form: str = "PKG.MODULE:NAME") -> Any:
-    """Import what ``PKG.MODULE:NAME`` names; the current folder is looked at first. ``form``: how to say that.
-
-    Raises:
-        UsageError: It is not written so, or there is no such module or name.
-        GraphoptError: Importing it raised; the message names the line.
-    """
-    path, colon, attribute = target.partition(":")
-    if not colon or not path or not attribute:
-        raise UsageError(f"the target '{target}' cannot be read", help=f"write it as {form}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name and (path == error.name or path.startswith(error.name + ".")):
-            raise UsageError(
-                f"there is no module '{error.name}'", target, "run from the folder that holds it, or install it"
-            ) from None
-        raise _raised(f"importing '{path}' failed", error, target) from error
-    except Exception as error:
-        raise _raised(f"importing '{path}' failed", error, target) from error
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            known = [each for each in dir(found) if not each.startswith("_")]
-            meant = nearest(name, known)
-            raise UsageError(
-                f"'{path}' has no '{name}'", target, f"did you mean {meant}?" if meant else "check the name"
-            )
-        found = getattr(found, name)
-    return found
 
 
 def load_target(target: str) -> Target:
@@ -73,7 +37,7 @@ def load_target(target: str) -> Target:
         try:
             found = found()
         except Exception as error:
-            raise _raised(f"calling '{attribute}' failed", error, target) from error
+            raise raised(f"calling '{attribute}' failed", error, target) from error
     parts: list[Any] = list(found) if isinstance(found, tuple) else [found]
     module = parts[0] if parts else None
     if len(parts) > 3 or not isinstance(module, (torch.nn.Module, torch.export.ExportedProgram)):
@@ -111,7 +75,3 @@ def _example(spec: InputSpec, generator: torch.Generator) -> torch.Tensor:
         return torch.randn(spec.shape, generator=generator).to(dtype)
     # 0 and 1 are valid ids, masks, lengths and flags more often than anything else.
     return torch.randint(0, 2, spec.shape, generator=generator).to(dtype)
-
-
-def _raised(what: str, error: Exception, target: str) -> GraphoptError:
-    return GraphoptError(f"{what}: {type(error).__name__}: {error}", user_line(error) or target, "correct that line")

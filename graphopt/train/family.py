@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from graphopt.errors import UsageError, nearest
 from graphopt.train.data import Data
 from graphopt.train.task import Task
+from graphopt.user_code import load_object
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -69,8 +70,6 @@ def family(name: str) -> Family:
         UsageError: There is none.
     """
     if ":" in name:
-        from graphopt.torch_export.target import load_object
-
         found: Any = load_object(name)
         if not isinstance(found, Family):
             raise UsageError(f"'{name}' is not a graphopt.train.family.Family", name, "see docs/training.md")

@@ -18,6 +18,7 @@ from graphopt.train.data import Data
 from graphopt.train.family import Family
 from graphopt.train.fields import read, unknown
 from graphopt.train.settings import Settings
+from graphopt.user_code import user_line
 
 if TYPE_CHECKING:
     from graphopt.train.binary import BinarizeSettings
@@ -90,8 +91,6 @@ class Recipe:
         except GraphoptError:
             raise
         except Exception as error:
-            from graphopt.torch_export.blame import user_line
-
             raise GraphoptError(
                 f"the {part} of '{self.family.name}' cannot be made: {type(error).__name__}: {error}",
                 user_line(error) or self.source,

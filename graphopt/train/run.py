@@ -31,6 +31,7 @@ from graphopt.train import agreement, checkpoint, distributed
 from graphopt.train.data import Data, take
 from graphopt.train.recipe import METHODS, Recipe, settings_of
 from graphopt.train.trainer import Progress, Trainer, quiet
+from graphopt.user_code import users_fault
 from graphopt.verify import verify
 
 _COMPARED = 256
@@ -104,8 +105,6 @@ class Run:
         except GraphoptError:
             raise
         except Exception as error:
-            from graphopt.torch_export.blame import users_fault
-
             line = users_fault(error)
             if line is None:
                 raise

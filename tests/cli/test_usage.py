@@ -23,6 +23,9 @@ WRONG = [
     (["optimize", "M"], "missing option", "graphopt optimize", "--help"),
     (["optimize", "M", "-o", "O", "--report", "O"], "-o and --report name the same file", "O", "different names"),
     (["optimize", "M", "-o", "O", "--json", "M"], "MODEL and --json name the same file", "M", "different names"),
+    (["quantize", "M", "-o", "O", "--data", "D", "--json", "D"], "--data and --json name the same", "D", "different"),
+    (["quantize", "M", "-o", "D", "--data", "D"], "--data and -o name the same file", "D", "different names"),
+    (["optimize", "M", "-o", "O", "--recipe", "R", "--report", "R"], "--recipe and --report name", "R", "different"),
     (["verify", "M"], "missing argument", "graphopt verify", "--help"),
     (["bench"], "missing argument", "graphopt bench", "--help"),
     (["bench", "M", "--provider", "cdua"], "no choice 'cdua'", "--provider", "did you mean cuda?"),
@@ -40,7 +43,8 @@ def test_wrong_usage(
     run: Run, masked: Path, tmp_path: Path, arguments: list[str], what: str, where: str, help_: str
 ) -> None:
     before = listing(tmp_path)
-    files = {"M": str(masked), "O": str(tmp_path / "out.onnx")}
+    places = {"O": tmp_path / "out.onnx", "D": tmp_path / "data.npz", "R": tmp_path / "recipe.yaml"}
+    files = {"M": str(masked)} | {name: str(path) for name, path in places.items()}
     ran = run(*(files.get(argument, argument) for argument in arguments))
     assert ran.status == 2
     assert ran.out == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -416,7 +417,8 @@ def test_passes_that_recover_nothing(two_passes: None, text: str, said: str) -> 
      ({"samples": 0}, "samples"),
      ({"percent": 0}, "percent"), ({"percent": 100.5}, "percent"),
      ({"block": 0}, "block"), ({"target_accuracy": 0.9}, "nothing that tells it"),
-     ({"evaluate": "no.such:thing"}, "cannot import"), ({"evaluate": "graphopt:__version__"}, "must be a function"),
+     ({"target_sqnr": math.nan}, "target_sqnr cannot be nan"), ({"evaluate": "no.such:thing"}, "there is no module"),
+     ({"evaluate": "graphopt:__version__"}, "must be a function"),
      ({"exlude": ()}, "did you mean 'exclude'")],
 )  # fmt: skip
 def test_requests_that_make_no_sense(options: dict[str, Any], said: str) -> None:

@@ -30,6 +30,7 @@ READ: dict[str, dict[str, Any]] = {
     "recover=equalize": {"recover": "equalize"},
     "resume=a=b": {"resume": "a=b"},
     "everything": {"everything": True},
+    "operators": {"operators": True},
 }
 
 
@@ -50,6 +51,7 @@ REFUSED = {
     "samples=few": ("samples cannot be 'few'", "a whole number"),
     "samples=1.5": ("samples cannot be '1.5'", "a whole number"),
     "target-sqnr=high": ("target_sqnr cannot be 'high'", "a number"),
+    "int8,weights": ("weights has no value", "weights=VALUE"),
     "int8,weights=int4": ("weights is given twice", "once"),
     "per-tensor,per-channel": ("per_channel is given twice", "once"),
 }
