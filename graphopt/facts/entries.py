@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
+from graphopt.facts import evaluate
 from graphopt.facts.constants import Constants, is_constant
-from graphopt.facts.evaluate import evaluator
 from graphopt.facts.factors import ONE, Product, product_of
 
 REST: Final = "rest"
@@ -137,7 +137,7 @@ def _applied(node: ir.Node, operands: list[list[Entry] | None], constants: Const
     if node.op_type in ("Identity", "Reshape", "Squeeze", "Unsqueeze"):
         return first
     others = [None if value is None else constants.array(value) for value in node.inputs[1:]]
-    function = evaluator(node)
+    function = evaluate.evaluator(node)
     if function is None or any(v is not None and a is None for v, a in zip(node.inputs[1:], others, strict=True)):
         return None
     try:

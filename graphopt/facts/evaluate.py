@@ -11,16 +11,28 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.facts import evaluate_selection, evaluate_sums
 from graphopt.facts.ops.elementwise import BINARY, UNARY
 
 Arrays = Sequence[np.ndarray | None]
 
 
-def evaluator(node: ir.Node) -> Callable[[Arrays], np.ndarray] | None:
-    """Return a function from input arrays to the output array, or ``None`` for an operator that is not evaluated."""
-    if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
+def evaluator(node: ir.Node, output: int = 0) -> Callable[[Arrays], np.ndarray] | None:
+    """Return a function from input arrays to one output, or ``None`` for an operator that is not evaluated."""
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    selection = evaluate_selection.SELECTION.get(node.op_type)
+    if selection is not None:
+        if not evaluate_selection.evaluable(node):
+            return None
+        return lambda arrays: _typed(_one(selection(node, arrays), output), node, output)
+    if len(node.outputs) != 1:
         return None
     special = _SPECIAL.get(node.op_type)
+    if node.op_type in evaluate_sums.SUMS:
+        special = evaluate_sums.SUMS[node.op_type] if evaluate_sums.evaluable(node) else None
+        if special is None:
+            return None
     if special is not None:
         return lambda arrays: _typed(special(node, arrays), node)
     table = {**UNARY, **BINARY}.get(node.op_type)
@@ -37,8 +49,12 @@ def evaluator(node: ir.Node) -> Callable[[Arrays], np.ndarray] | None:
     return elementwise
 
 
-def _typed(array: np.ndarray, node: ir.Node) -> np.ndarray:
-    dtype = node.outputs[0].dtype
+def _one(found: np.ndarray | list[np.ndarray], output: int) -> np.ndarray:
+    return found[output] if isinstance(found, list) else found
+
+
+def _typed(array: np.ndarray, node: ir.Node, output: int = 0) -> np.ndarray:
+    dtype = node.outputs[output].dtype
     return array if dtype is None else np.asarray(array).astype(dtype.numpy(), copy=False)
 
 

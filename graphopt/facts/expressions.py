@@ -9,8 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
+from graphopt.facts import steady
 from graphopt.facts.constants import SMALL, Constants, is_constant, release, tensor_of
 from graphopt.facts.evaluate import Arrays, evaluator
+
+LARGEST_SHAKEN = 1 << 24
+"""Elements of the largest operand of which a decision is tried out; larger ones are left to the runtime."""
 
 
 @dataclass(slots=True)
@@ -23,6 +27,10 @@ class Expressions:
     _values: dict[ir.Value, np.ndarray] = field(default_factory=dict)
     _shapes: set[ir.Value] = field(default_factory=set)
     """Members that are known from recorded sizes, whatever their producer reads."""
+    _rounded: set[ir.Value] = field(default_factory=set)
+    """Members whose last bits are the runtime's own, see ``steady``."""
+    _held: set[ir.Value] = field(default_factory=set)
+    """Those of them on which hangs a decision that is left to the runtime: as constants they would decide it."""
 
     def __post_init__(self) -> None:
         entries: dict[ir.Value, list[int | None]] = {}
@@ -36,7 +44,23 @@ class Expressions:
                 if all(entry is not None for entry in found):
                     self._remember(node, found)
             elif node.inputs and all(value is None or self.known(value) for value in _read(node)):
-                self.members.update(node.outputs)
+                self._take(node)
+
+    def _take(self, node: ir.Node) -> None:
+        """Let the outputs of a node that reads constants alone be members, unless they are the runtime's to decide."""
+        if node.op_type in steady.ORDERS and node.inputs[0] is not None:
+            scores = self.array(node.inputs[0])
+            if scores.dtype.kind not in "iub" and not np.isfinite(scores).all():
+                return
+        doubtful = any(value in self._rounded for value in _read(node))
+        if doubtful and steady.decides(node):
+            if not self._steady(node):
+                self._hold(node)
+                return
+            doubtful = node.op_type in steady.ORDERS  # the order is decided; the numbers are what they were
+        self.members.update(node.outputs)
+        if doubtful or steady.rounds(node):
+            self._rounded.update(out for out in node.outputs if out.dtype is None or out.dtype.is_floating_point())
 
     def _remember(self, node: ir.Node, entries: list[int | None]) -> None:
         out = node.outputs[0]
@@ -67,7 +91,7 @@ class Expressions:
             array = self.constants.array(value)
             assert array is not None
             return array
-        function = evaluator(producer)
+        function = evaluator(producer, value.index() or 0)
         assert function is not None
         operands: Arrays = [None if v is None else self.array(v) for v in _read(producer)]
         result = function(operands)
@@ -81,6 +105,50 @@ class Expressions:
             self._values[value] = result
         return result
 
+    def _hold(self, node: ir.Node) -> None:
+        pending = [node]
+        while pending:
+            for value in _read(pending.pop()):
+                if value is not None and value in self._rounded and value not in self._held:
+                    self._held.add(value)
+                    producer = value.producer()
+                    assert producer is not None
+                    pending.append(producer)
+
+    def _steady(self, node: ir.Node) -> bool:
+        """Tell whether a node decides the same whatever the last bits of its operands are."""
+        sizes = [self.size(value) for value in _read(node) if value is not None]
+        if max(sizes, default=0) > LARGEST_SHAKEN:
+            return False
+        numbers = np.random.default_rng(0)
+        expected = None
+        for draw in range(steady.DRAWS + 1):
+            shaken: dict[ir.Value, np.ndarray] = {}
+            operands = [None if v is None else self._shaken(v, shaken, numbers, draw > 0) for v in _read(node)]
+            if not all(array is None or array.dtype.kind != "f" or np.isfinite(array).all() for array in operands):
+                return False
+            found = [function(operands) for function in _functions(node)]
+            if expected is None:
+                expected = found
+            elif not all(_decided_alike(a, b) for a, b in zip(expected, found, strict=True)):
+                return False
+        return True
+
+    def _shaken(
+        self, value: ir.Value, found: dict[ir.Value, np.ndarray], numbers: np.random.Generator, shake: bool
+    ) -> np.ndarray:
+        """Evaluate an expression with other last bits; the same within one draw (``found``)."""
+        producer = value.producer()
+        if not shake or value not in self._rounded or producer is None:
+            return self.array(value)
+        if value not in found:
+            function = evaluator(producer, value.index() or 0)
+            assert function is not None
+            operands = [None if v is None else self._shaken(v, found, numbers, shake) for v in _read(producer)]
+            rounds = steady.rounds(producer)
+            found[value] = steady.shaken(producer, function, operands, numbers) if rounds else function(operands)
+        return found[value]
+
     def closure(self, value: ir.Value) -> Callable[[], np.ndarray]:
         """Return a function that evaluates an expression later, whatever becomes of the graph until then."""
         if value in self._values:
@@ -91,7 +159,7 @@ class Expressions:
             tensor = tensor_of(value)
             assert tensor is not None
             return tensor.numpy
-        function = evaluator(producer)
+        function = evaluator(producer, value.index() or 0)
         assert function is not None
         operands = [None if v is None else self.closure(v) for v in _read(producer)]
         sources = [tensor_of(v) for v in _read(producer) if v is not None and v not in self.members]
@@ -120,11 +188,13 @@ class Expressions:
         return found
 
     def frontier(self) -> list[ir.Value]:
-        """Return expressions that something outside the expressions reads, in graph order."""
+        """Return expressions that may be folded and that something outside the expressions reads, in graph order."""
         result = []
         for node in self.graph:
             for value in node.outputs:
-                if value in self.members and any(not self._inside(use.node) for use in value.uses()):
+                if value not in self.members or value in self._held:
+                    continue
+                if any(not self._inside(use.node) for use in value.uses()):
                     result.append(value)
         return result
 
@@ -137,6 +207,19 @@ class Expressions:
         if known is not None and all(size is not None for size in known):
             return int(np.prod([size or 0 for size in known], dtype=np.int64))
         return int(self.array(value).size)
+
+
+def _functions(node: ir.Node) -> list[Callable[[Arrays], np.ndarray]]:
+    found = [evaluator(node, position) for position in range(len(node.outputs))]
+    return [function for function in found if function is not None]
+
+
+def _decided_alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Tell whether two results are the same decision: equal integers, floats that differ in their last bits."""
+    if one.dtype.kind in "iub" or one.shape != other.shape:
+        return np.array_equal(one, other)
+    size = np.abs(one).max(initial=0)
+    return bool((np.abs(one.astype(float) - other.astype(float)) <= 1e-3 * size).all())
 
 
 def _read(node: ir.Node) -> list[ir.Value | None]:
