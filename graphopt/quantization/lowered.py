@@ -43,10 +43,11 @@ def finished(context: Context, quantized: ir.Model, report: Report) -> ir.Model:
     tries = TRIES if WITH_OPERATORS.get(request.target) is request.table else 1
     while True:
         tries -= 1
-        result = _lowered(context, quantized, report)
-        declined = remaining(state.placement, result) if tries else []
+        inside = _lowered(context, quantized, report)
+        declined = remaining(state.placement, inside.model) if tries else []
         if not declined:
-            return result
+            context.warnings += [row for row in inside.warnings if row not in context.warnings]
+            return inside.model
         del report.passes[first:]
         state.floats |= set(declined)
         state.why |= dict.fromkeys(declined, DECLINED)
@@ -66,10 +67,9 @@ def confirmed(placement: Placement, result: ir.Model) -> Placement:
     return replace(placement, nodes=nodes, kept=[*placement.kept, *(Kept(node, DECLINED) for node in left)])
 
 
-def _lowered(context: Context, quantized: ir.Model, report: Report) -> ir.Model:
+def _lowered(context: Context, quantized: ir.Model, report: Report) -> Context:
     target = steps.state_of(context).request.target
     passes: list[registry.Pass] = lowerings(target)
     inside = rounds.prepare(quantized, Settings((), target=target, operators=True))
     rounds.lower(inside, passes, report, lambda what, done, total: None)
-    context.warnings += [row for row in inside.warnings if row not in context.warnings]
-    return inside.model
+    return inside

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 LOW, HIGH = -128, 127
 
 
+PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
@@ -28,6 +28,7 @@ class Layer:
 
     Attributes:
         operator: The runtime operator that computes it.
+        product: The Conv, Gemm or MatMul.
         quantizer: The Q that it ends in.
         x: Its integers.
         w: int8: weights of a convolution, or ``[k, n]``.
@@ -38,6 +39,7 @@ class Layer:
     """
 
     operator: str
+    product: ir.Node
     quantizer: ir.Node
     x: ir.Value
     w: np.ndarray
@@ -46,25 +48,51 @@ class Layer:
     residual: ir.Value | None
     attributes: dict[str, Any] = field(default_factory=dict)
 
-    def activations(self) -> list[ir.Value]:
-        """Return the integers that it reads and writes, without the weights."""
-        found = [self.x, self.quantizer.outputs[0], self.residual]
-        return [value for value in found if value is not None]
+    def unsigned(self) -> list[ir.Value]:
+        """Return those of the integers that it reads and writes which are uint8."""
+        found = (self.x, self.quantizer.outputs[0], self.residual)
+        return [value for value in found if value is not None and value.dtype == ir.DataType.UINT8]
 
 
-def layers(context: Context, types: Collection[ir.DataType]) -> list[Layer]:
-    """Return the layers of a graph that a runtime operator computes, where activations are of one of the types.
+@dataclass(frozen=True)
+class Left:
+    """A quantized product that no operator computes, and why."""
+
+    product: ir.Node
+    reason: str
+
+
+ALONE = "no Q follows, or something reads the floats in front of it"
+
+
+def layers(context: Context) -> tuple[list[Layer], list[Left]]:
+    """Return the layers of a graph that a runtime operator computes, and the products between DQ and Q that none does.
 
     The operators read int8. A layer with activations of uint8 (``signed`` makes int8 of them) is described as the one
     that it will be: its integers are those that are there, less 128.
     """
-    nodes = (node for node in context.graph if node.op_type == "QuantizeLinear" and node.domain == "")
-    return [layer for node in nodes if (layer := _layer(node, types, context)) is not None]
+    found: list[Layer] = []
+    reasons: dict[ir.Node, str] = {}
+    for node in context.graph:
+        if node.op_type == "QuantizeLinear" and node.domain == "":
+            one = _layer(node, context)
+            if isinstance(one, Layer):
+                found.append(one)
+            elif one is not None:
+                reasons[one.product] = one.reason
+    taken = {layer.product for layer in found}
+    left: list[Left] = []
+    for node in context.graph:
+        if node.domain == "" and node.op_type in PRODUCTS and node not in taken:
+            operands = [dequantized(value, BYTES, context) for value in node.inputs[:2]]
+            if all(one is not None for one in operands):
+                left.append(Left(node, reasons.get(node, ALONE)))
+    return found, left
 
 
-def _layer(quantizer: ir.Node, types: Collection[ir.DataType], context: Context) -> Layer | None:
-    """Return what ends in a QuantizeLinear; None where an operator on int8 would not compute the same."""
-    out = quantized(quantizer, quantizer.outputs[0], types, context)
+def _layer(quantizer: ir.Node, context: Context) -> Layer | Left | None:
+    """Return what ends in a QuantizeLinear: why an operator on int8 would not compute the same; None if no product."""
+    out = quantized(quantizer, quantizer.outputs[0], BYTES, context)
     if out is None or out.scale.size != 1:
         return None
     step, zero = out.scale.reshape(()), int(out.signed_zero.reshape(()))
@@ -72,35 +100,39 @@ def _layer(quantizer: ir.Node, types: Collection[ir.DataType], context: Context)
     attributes: dict[str, Any] = {"y_zero_point": zero, "low": low, "high": high}
     residual = None
     if node is not None and node.op_type == "Add" and node.domain == "":
-        product, beside = _sum(node, types, context)
+        product, beside = _sum(node, context)
         if product is None or beside is None:
             return None
         residual = beside.integers
         attributes["residual_scale"] = float(beside.scale.reshape(()) / step)
         attributes["residual_zero_point"] = int(beside.signed_zero.reshape(()))
         node = product
-    if node is None or node.domain != "" or node.op_type not in ("Conv", "Gemm", "MatMul"):
+    if node is None or node.domain != "" or node.op_type not in PRODUCTS:
         return None
-    x, w = (dequantized(value, kinds, context) for value, kinds in zip(node.inputs[:2], (types, BYTES), strict=True))
-    if x is None or w is None or x.scale.size != 1 or w.signed_zero.any():
+    x, w = (dequantized(value, BYTES, context) for value in node.inputs[:2])
+    if x is None or w is None:
         return None
     weights = context.constants.array(w.integers)
     if weights is None:
-        return None
+        return Left(node, "both operands are computed")
+    if x.scale.size != 1:
+        return Left(node, "what is summed over has several scales")
+    if w.signed_zero.any():
+        return Left(node, "the weights have zero points")
     window = _window(node, signed(weights)) if node.op_type == "Conv" else _matrix(node, signed(weights))
     if window is None:
-        return None
+        return Left(node, f"{node.op_type} is not of a form that the operator has")
     weights, along, more = window
     if w.scale.size > 1 and w.axis != along:
-        return None
+        return Left(node, "the scales of the weights lie along an axis that is summed over")
     factor = x.scale.reshape(()) * w.scale.reshape(-1)
     outputs = weights.shape[0] if node.op_type == "Conv" else weights.shape[1]
     bias = _bias(node, factor, outputs, context)
     if bias is None:
-        return None
+        return Left(node, "the bias is not of integers in units of both scales")
     attributes |= {"x_zero_point": int(x.signed_zero.reshape(())), **more}
     name = ("Int8Conv" if node.op_type == "Conv" else "Int8Gemm") + ("Add" if residual is not None else "")
-    return Layer(name, quantizer, x.integers, weights, factor / step, bias, residual, attributes)
+    return Layer(name, node, quantizer, x.integers, weights, factor / step, bias, residual, attributes)
 
 
 def _before(node: ir.Node, position: int) -> ir.Node | None:
@@ -138,7 +170,7 @@ def _ends(node: ir.Node, context: Context) -> tuple[float, float] | None:
     return found[0], found[1]
 
 
-def _sum(node: ir.Node, types: Collection[ir.DataType], context: Context) -> tuple[ir.Node | None, Dequantized | None]:
+def _sum(node: ir.Node, context: Context) -> tuple[ir.Node | None, Dequantized | None]:
     """Return the product of an addition and its residual; (None, None) where it has not just these."""
     first, second = (dims.sizes(value) for value in node.inputs[:2])
     if first is None or second is None or len(first) != len(second):
@@ -146,7 +178,7 @@ def _sum(node: ir.Node, types: Collection[ir.DataType], context: Context) -> tup
     if not all(dims.provably_equal(a, b) for a, b in zip(first, second, strict=True)):
         return None, None
     for position in (0, 1):
-        product, beside = _before(node, position), dequantized(node.inputs[1 - position], types, context)
+        product, beside = _before(node, position), dequantized(node.inputs[1 - position], BYTES, context)
         if product is not None and product.op_type != "DequantizeLinear" and beside is not None:
             return (product, beside) if beside.scale.size == 1 else (None, None)
     return None, None
@@ -183,13 +215,19 @@ def _matrix(node: ir.Node, weights: np.ndarray) -> tuple[np.ndarray, int, dict[s
 
 
 def _bias(node: ir.Node, factor: np.ndarray, outputs: int, context: Context) -> np.ndarray | None:
-    """Return the bias as integers in units of ``factor``; zeros where there is none."""
+    """Return the bias as integers in units of ``factor``; zeros where there is none.
+
+    One of floats is no such number. onnxruntime rounds it to one: up to half a unit, and a unit is large where weights
+    are small (a channel of zeros has any scale).
+    """
     given = node.inputs[2] if len(node.inputs) > 2 else None
     if given is None:
         return np.zeros(outputs, np.int32)
     found = dequantized(given, (ir.DataType.INT32,), context)
     integers = None if found is None else context.constants.array(found.integers)
     if found is None or integers is None or found.zero.any() or integers.size not in (1, outputs):
+        return None
+    if integers.size > 1 and integers.shape[-1] != outputs:  # [n, 1]: a number for each row
         return None
     same = np.allclose(found.scale.reshape(-1), factor, rtol=1e-6, atol=0)
     return np.broadcast_to(integers.reshape(-1), outputs).astype(np.int32) if same else None

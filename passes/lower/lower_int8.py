@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import onnx_ir as ir
 from graphopt import dims
 from graphopt.context import Context
 from graphopt.rewrite.edit import Edit
-from graphopt.rewrite.int8_layers import Layer, layers
+from graphopt.rewrite.int8_layers import Layer, Left, layers
 from graphopt.rewrite.operators import call, ready
 from graphopt.rewrite.unused import remove_unused
 
@@ -45,7 +46,10 @@ class LowerInt8:
     def _run(self, context: Context) -> bool:
         if not context.runtime_operators:
             return False
-        found = layers(context, (ir.DataType.INT8,))
+        read, left = layers(context)
+        found = [layer for layer in read if not layer.unsigned()]
+        left += [Left(layer.product, "activations are of uint8") for layer in read if layer.unsigned()]
+        _say_what_stays(left, context)
         if not found or not all(ready(context, name) for name in {layer.operator for layer in found}):
             return False
         edit = Edit(context.bare(), "composed", cut_weights=True)
@@ -53,6 +57,15 @@ class LowerInt8:
             _write(layer, context, edit)
         remove_unused(context.graph)
         return context.record({"int8": len(found)})
+
+
+def _say_what_stays(rows: list[Left], context: Context) -> None:
+    """Warn of what is computed in float between DQ and Q, which is slower than float alone."""
+    if rows:
+        counts = Counter(row.reason for row in rows).most_common()
+        stay = "1 quantized product stays" if len(rows) == 1 else f"{len(rows)} quantized products stay"
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in counts)
+        context.warn("stays-quantized", f"{stay} in float between DQ and Q: {reasons}", rows[0].product)
 
 
 def _write(layer: Layer, context: Context, edit: Edit) -> None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from graphopt.context import Context
 from graphopt.facts.shifted import Group, group
 from graphopt.rewrite.edit import Edit
-from graphopt.rewrite.int8_layers import BYTES, Layer, layers
+from graphopt.rewrite.int8_layers import Layer, layers
 from graphopt.rewrite.operators import ready
 from graphopt.rewrite.shifted import shift
 from graphopt.rewrite.unused import remove_unused
@@ -43,9 +43,9 @@ class SignedActivations:
     def _run(self, context: Context) -> bool:
         if not context.runtime_operators:
             return False
-        found = [layer for layer in layers(context, BYTES) if _unsigned(layer)]
+        found = [layer for layer in layers(context)[0] if layer.unsigned()]
         groups, kept = _groups(found, context)
-        changing = [layer for layer in found if all(kept[value].reason is None for value in _unsigned(layer))]
+        changing = [layer for layer in found if all(kept[value].reason is None for value in layer.unsigned())]
         reasons = {str(one.reason): None for one in groups if one.reason is not None}
         if reasons:
             left = len(found) - len(changing)
@@ -53,21 +53,17 @@ class SignedActivations:
             context.warn("stays-uint8", f"{stay} in uint8, which no operator reads: {'; '.join(reasons)}")
         if not changing or not all(ready(context, name) for name in {layer.operator for layer in changing}):
             return False
-        wanted = {id(kept[value]): kept[value] for layer in changing for value in _unsigned(layer)}
+        wanted = {id(kept[value]): kept[value] for layer in changing for value in layer.unsigned()}
         shift(list(wanted.values()), Edit(context.bare(), "composed", cut_weights=True))
         remove_unused(context.graph)
         return context.record({"signed": sum(len(one.values) for one in wanted.values())})
-
-
-def _unsigned(layer: Layer) -> list[ir.Value]:
-    return [value for value in layer.activations() if value.dtype == ir.DataType.UINT8]
 
 
 def _groups(found: list[Layer], context: Context) -> tuple[list[Group], dict[ir.Value, Group]]:
     """Return what the layers' activations are connected with, and the group of each value."""
     groups: list[Group] = []
     kept: dict[ir.Value, Group] = {}
-    for value in (value for layer in found for value in _unsigned(layer)):
+    for value in (value for layer in found for value in layer.unsigned()):
         if value not in kept:
             groups.append(group(value, context.graph, context.constants, context.opset))
             kept |= dict.fromkeys(groups[-1].values, groups[-1])

@@ -213,6 +213,43 @@ def test_what_stays(build: Callable[[Layers], str]) -> None:
     assert lowered(net.out(build(net)))[0] == []
 
 
+def _rows_of_bias(net: Layers) -> str:
+    """As many rows as columns: the bias is one of rows."""
+    weight = net.weight(5, 6, axis=1)
+    return net("Gemm", net.read("x", 6, 5), weight, net("Reshape", net.bias(6), np.array([6, 1])))
+
+
+def _stored_rows(net: Layers) -> str:
+    weight = net.weight(5, 6, axis=None)
+    step = np.float32(STEP["x"] * net.steps)
+    rows = net("DequantizeLinear", net.rng.integers(-2000, 2000, (6, 1)).astype(np.int32), step)
+    return net("Gemm", net.read("x", 6, 5), weight, rows)
+
+
+@pytest.mark.parametrize("build", [_rows_of_bias, _stored_rows])
+def test_a_bias_for_each_row_is_none_for_each_column(build: Callable[[Layers], str]) -> None:
+    net = Layers()
+    assert lowered(net.out(build(net)))[0] == []
+
+
+@pytest.mark.parametrize(("build", "reason"), [
+    (_zero_point, "the weights have zero points (1)"),
+    (_float_bias, "the bias is not of integers in units of both scales (1)"),
+    (_summed_axis, "the scales of the weights lie along an axis that is summed over (1)"),
+    (_padded_by_name, "Conv is not of a form that the operator has (1)"),
+    (_relu_read_twice, "no Q follows, or something reads the floats in front of it (1)"),
+])  # fmt: skip
+def test_the_user_is_told_why(build: Callable[[Layers], str], reason: str) -> None:
+    net = Layers()
+    context = prepared(net.out(build(net)))
+    assert not LowerInt8().run(context)
+    (row,) = context.warnings
+    assert row.message == f"1 quantized product stays in float between DQ and Q: {reason}"
+    net = Layers()
+    context = prepared(net.out(conv(net, net.read("x", "N", 3, 7, 5))))
+    assert LowerInt8().run(context) and not context.warnings
+
+
 def test_unsigned_numbers_stay() -> None:
     net = Layers()
     x = net("QuantizeLinear", net.input("x", "N", 3, 7, 5), STEP["x"], np.array(128, np.uint8))
