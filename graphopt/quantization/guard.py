@@ -2,8 +2,9 @@
 
 onnxruntime stores the float weights of a Conv, ConvTranspose or Gemm between DQ and Q as int8, one scale for all of
 them, and runs it on integers (ConvTranspose: in float, and dequantizes at each run). Nothing in a session switches that
-off. A LeakyRelu of slope 1, which is the identity, keeps them apart; it is fused into the float kernel of Conv and
-Gemm, and costs nothing there.
+off. It moves a Q in front of a MaxPool, too, and runs that on integers in the layout of the float operators around it,
+which takes thirty times as long. A LeakyRelu of slope 1, which is the identity, keeps them apart; it is fused into the
+float kernel of Conv and Gemm, and costs nothing there.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def _keep(candidates: Candidates, found: Placement, chosen: set[ir.Node]) -> Non
 
 
 def _guard(candidates: Candidates, found: Placement) -> None:
-    """Find nodes in float between DQ and Q that the runtime would quantize by itself."""
+    """Find nodes in float that the runtime would quantize by itself: between DQ and Q, or in front of any Q."""
     rows = candidates.table.rows
 
     def passed(node: ir.Node | None) -> bool:
@@ -164,8 +164,10 @@ def _guard(candidates: Candidates, found: Placement) -> None:
         return False
 
     for node in candidates.context.model.graph:
-        taken = node.domain in STANDARD and node.op_type in candidates.table.takes and node not in found.nodes
-        if taken and dequantized(node) and quantized(node.outputs[0]):
+        if node.domain not in STANDARD or node in found.nodes:
+            continue
+        taken = node.op_type in candidates.table.takes and dequantized(node)
+        if (taken or node.op_type in candidates.table.pulled) and quantized(node.outputs[0]):
             found.guarded.append(node)
 
 

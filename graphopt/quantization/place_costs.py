@@ -33,6 +33,8 @@ def cheapest(found: Candidates) -> set[ir.Node]:
         net.side(node, first=fast, second=NEVER if must else slow)
         for value in found.activations(node, row):
             read.setdefault(value, []).append(node)
+            if row.apart:
+                net.border(node, found.owner.get(value), row.apart * _windows(node))
     for value, readers in read.items():
         q, dq = of_borders(value, figures)
         owner = found.owner.get(value)
@@ -63,6 +65,11 @@ def _unfused(node: ir.Node, table: Table) -> float:
     if len(readers) != 1 or node.outputs[0].is_graph_output():
         return 0.0
     return elements(node.outputs[0]) * table.fused.get(readers.pop().op_type, 0.0)
+
+
+def _windows(node: ir.Node) -> float:
+    """Return how many elements a pool looks at, one that several windows share as often."""
+    return elements(node.outputs[0]) * float(np.prod(node.attributes.get_ints("kernel_shape", ())))
 
 
 def _read_in_float(value: ir.Value, readers: list[ir.Node]) -> bool:

@@ -24,12 +24,13 @@ _PAD, _PADDED = 3000, 0.5
 
 @dataclass(frozen=True)
 class PadChannels:
-    """Give a model input that a convolution reads zero channels, up to a multiple of 4.
+    """Give an image that a convolution reads zero channels, up to a multiple of 4.
 
     onnxruntime's integer convolution moves the channels under each tap of its window to where it multiplies them; 3 or
     1 of them take five times as long as 4. The weights of the new channels are zeros.
 
-    1. ``Conv`` over a window of more than one pixel, reading a graph input: ``Pad`` goes in front of it.
+    1. ``Conv`` over a window of more than one pixel, reading a graph input or what is computed of one number by number
+       (``(x - mean) / deviation``) or by moving numbers: ``Pad`` goes in front of it.
 
     *Never* for groups, for inputs whose channels are not known, or where the window moves so rarely that the padding
     costs more.
@@ -49,11 +50,27 @@ class PadChannels:
             return False
         edit = Edit(context.bare(), "composed", cut_weights=True)
         padded: dict[ir.Value, ir.Value] = {}
-        for value in list(context.model.graph.inputs):
-            for node in [use.node for use in value.uses()]:
-                if _pays(value, node, context.model.graph):
-                    _pad(value, node, edit, context.constants, padded)
+        for node in list(context.model.graph):
+            value = node.inputs[0] if node.op_type == "Conv" and node.inputs else None
+            if value is not None and _is_image(value) and _pays(value, node, context.model.graph):
+                _pad(value, node, edit, context.constants, padded)
         return context.record({"padded convolutions": len(padded)})
+
+
+def _is_image(value: ir.Value) -> bool:
+    """Whether a value is a graph input, or made of one by operators that never quantize what they read."""
+    while not value.is_graph_input():
+        node = value.producer()
+        if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in _PREPARING:
+            return False
+        read = [one for one in node.inputs if one is not None and not is_constant(one)]
+        if len(read) != 1:
+            return False
+        value = read[0]
+    return True
+
+
+_PREPARING = frozenset("Abs Add BatchNormalization Cast Clip Div Identity Mul Neg Resize Sqrt Sub Transpose".split())
 
 
 def _pays(value: ir.Value, node: ir.Node, graph: ir.Graph) -> bool:

@@ -145,10 +145,20 @@ def test_where_it_does_not_pay(size: int, kernel: int, groups: int) -> None:
     assert after(net.model(y), "pad-channels") == ["Conv"]
 
 
-def test_inside_a_net_nothing_is_padded() -> None:
+def test_an_image_may_be_prepared_inside() -> None:
     net = Net()
-    y = net("Conv", net("Abs", net.input("x", "N", 3, 64, 64)), net.normal(8, 3, 3, 3))
-    assert after(net.model(y), "pad-channels") == ["Abs", "Conv"]
+    x = net("Cast", net("Transpose", net.input("x", "N", 64, 64, 3), perm=[0, 3, 1, 2]), to=onnx.TensorProto.FLOAT)
+    y = net("Conv", net("Div", net("Sub", x, net.normal(3, 1, 1)), np.float32(3)), net.normal(8, 3, 3, 3))
+    assert after(net.model(y), "pad-channels")[-2:] == ["Pad", "Conv"]
+
+
+@pytest.mark.parametrize("how", ["convolution", "two images"])
+def test_inside_a_net_nothing_is_padded(how: str) -> None:
+    net = Net()
+    x = net.input("x", "N", 3, 64, 64)
+    inner = net("Conv", x, net.normal(3, 3, 1, 1)) if how == "convolution" else net("Sub", x, net("Exp", x))
+    y = net("Conv", inner, net.normal(8, 3, 3, 3))
+    assert "Pad" not in after(net.model(y), "pad-channels")
 
 
 def test_two_readers_share_the_padding() -> None:

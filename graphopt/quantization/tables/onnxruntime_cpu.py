@@ -45,7 +45,7 @@ ROWS = {
     "Sigmoid": Row("follow", cost=(0.31, 0.27)),
     "LeakyRelu": Row("follow", cost=(0.2, 0.27)),
     "ArgMax": Row("follow", output="other"),
-    "MaxPool": Row("move", cost=(0.28, 0.1), when=(on.one_output,)),
+    "MaxPool": Row("move", cost=(0.28, 0.1), apart=2.5, when=(on.one_output,)),
     "ReduceMax": _MOVE,
     "ReduceMin": _MOVE,
     "Reshape": _VIEW,
@@ -77,6 +77,7 @@ TABLE = Table(
     bytes=True,
     fused={"HardSwish": 0.35, "HardSigmoid": 0.16, "LeakyRelu": 0.2, "Sigmoid": 0.31, "Tanh": 0.28},
     takes=frozenset({"AveragePool", "Conv", "ConvTranspose", "Gemm", "Softmax"}),
+    pulled=frozenset({"MaxPool"}),
     reasons={
         "int8": "signed activations lose the kernel of every tensor that two operators read; uint8 is as exact",
         **dict.fromkeys(("int16", "uint16", "int10", "uint10", "int12", "uint12", "int14", "uint14"), _NO_KERNEL),

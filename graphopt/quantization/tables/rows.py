@@ -41,6 +41,8 @@ class Row:
         adds: With ``quantized``: the kernel can add a residual before it rounds. An Add that is the only reader of its
             output then reads the float sum, with no Q between them, and gets the Q behind it.
         cost: Nanoseconds an element (of the larger side) in float, and on integers; not of ``compute``.
+        apart: What each element of each window takes longer on integers that no integer kernel has written: they lie as
+            in float, which the kernel is slow at.
         when: Conditions, all of which must hold.
     """
 
@@ -55,6 +57,7 @@ class Row:
     direct: bool = False
     adds: bool = False
     cost: tuple[float, float] = (0.25, 0.25)
+    apart: float = 0.0
     when: tuple[Condition, ...] = ()
 
 
@@ -103,6 +106,7 @@ class Table:
         absorbs: Whether Relu and Clip are dropped by the Q behind them.
         fused: Operators that a float convolution computes on the way, with the nanoseconds an element they take alone.
         takes: Operators that the runtime quantizes by itself where they stand in float between DQ and Q.
+        pulled: Operators that the runtime moves a Q in front of, so that what stands in float would run on integers.
         thrifty: Whether what multiplies stays in float where borders cost more than integers save; else it never does.
         costs: What decides about borders.
         kernels: What an operator becomes where that is not called as it is, by its name.
@@ -118,6 +122,7 @@ class Table:
     absorbs: bool = True
     fused: Mapping[str, float] = field(default_factory=dict)
     takes: frozenset[str] = frozenset()
+    pulled: frozenset[str] = frozenset()
     thrifty: bool = True
     costs: Costs = field(default_factory=Costs)
     kernels: Mapping[str, str] = field(default_factory=dict)
