@@ -42,7 +42,7 @@ std::vector<Entry> decode(const Tensor& values, const Tensor& gaps, int64_t size
   }
 }
 
-std::vector<int64_t> SparseRows::cut(int64_t parts) const {
+std::vector<int64_t> SparseRows::cut(int64_t parts, int64_t step) const {
   // A row costs something even where it is empty: it is written. Eight nonzeros is about that much.
   constexpr int64_t kRow = 8;
   const int64_t all = count() + kRow * rows();
@@ -58,7 +58,7 @@ std::vector<int64_t> SparseRows::cut(int64_t parts) const {
         high = middle;
       }
     }
-    limits.push_back(low);
+    limits.push_back(std::min(rows(), std::max(limits.back(), (low + step / 2) / step * step)));
   }
   limits.push_back(rows());
   return limits;

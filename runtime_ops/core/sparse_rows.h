@@ -29,8 +29,9 @@ struct SparseRows {
   int64_t rows() const { return static_cast<int64_t>(begin.size()) - 1; }
   int64_t count() const { return static_cast<int64_t>(nonzeros.size()); }
 
-  // Cuts the rows into `parts` of about as many nonzeros (and rows) each; returns the parts + 1 limits.
-  std::vector<int64_t> cut(int64_t parts) const;
+  // Cuts the rows into `parts` of about as many nonzeros (and rows) each; returns the parts + 1 limits, multiples of
+  // `step` but for the last.
+  std::vector<int64_t> cut(int64_t parts, int64_t step = 1) const;
 };
 
 // A nonzero of a constant weight of any shape: its position when the weight is read row by row.

@@ -89,7 +89,10 @@ SparseSlices::SparseSlices(const SparseRows& matrix, int64_t columns) {
   const auto length = [&](int32_t r) { return matrix.begin[r + 1] - matrix.begin[r]; };
   row.resize(static_cast<size_t>(rows));
   std::iota(row.begin(), row.end(), 0);
-  std::stable_sort(row.begin(), row.end(), [&](int32_t a, int32_t b) { return length(a) > length(b); });
+  for (int64_t first = 0; first < rows; first += kSorted) {
+    std::stable_sort(row.begin() + first, row.begin() + std::min(rows, first + kSorted),
+                     [&](int32_t a, int32_t b) { return length(a) > length(b); });
+  }
   row.resize(static_cast<size_t>((rows + kRows - 1) / kRows * kRows), -1);
   for (size_t s = 0; s < row.size(); s += kRows) begin.push_back(begin.back() + length(row[s]));
   value.assign(static_cast<size_t>(begin.back() * kRows), 0.0f);
@@ -102,6 +105,17 @@ SparseSlices::SparseSlices(const SparseRows& matrix, int64_t columns) {
       column[at] = static_cast<uint16_t>(matrix.nonzeros[n].column);
     }
   }
+}
+
+std::vector<int64_t> SparseSlices::cut(int64_t parts) const {
+  constexpr int64_t kTogether = kSorted / kRows;
+  std::vector<int64_t> limits{0};
+  for (int64_t part = 1; part < parts; ++part) {
+    const auto found = std::lower_bound(begin.begin(), begin.end() - 1, begin.back() * part / parts) - begin.begin();
+    limits.push_back((found + kTogether / 2) / kTogether * kTogether);
+  }
+  limits.push_back(slices());
+  return limits;
 }
 
 int64_t slice_width(int64_t count) { return count == 1 ? 1 : count <= 4 ? 4 : count <= 8 ? 8 : 16; }

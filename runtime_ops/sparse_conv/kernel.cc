@@ -20,6 +20,9 @@ namespace {
 constexpr int64_t kCache = 96 << 10;    // floats that a tile reads: within the second-level cache
 constexpr int64_t kTogether = 1 << 20;  // floats of the images that are laid out at once
 constexpr int64_t kPart = 1 << 13;      // multiply-adds of whole registers that are worth a thread's start
+constexpr int64_t kMoved = 1 << 13;      // floats whose copies are
+constexpr int64_t kBand = 96;            // positions of a band of rows
+constexpr int64_t kBands = 8;            // at most
 constexpr int64_t kReads = 8;           // of a plane, for which it is worth a copy
 constexpr int64_t kRows = 16;           // output channels between two turns
 
@@ -63,6 +66,7 @@ struct Layout {
   int64_t out_height = 0, out_width = 0;
   int64_t rows = 0, columns = 0;  // of a phase
   int64_t phase = 0, channel = 0;  // floats
+  bool plain = false;   // no stride, no padding: a plane is an image's
   bool direct = false;  // the image is read where it lies
   std::vector<std::pair<int64_t, int64_t>> phases;
   SparseRows matrix;
@@ -154,8 +158,9 @@ class SparseConv : public Kernel {
     l.out_width = across.output(width);
     // Planes that do not begin where a line of the cache does cost twice the loads: they are copied, unless hardly read.
     const bool aligned = height * width % 16 == 0 || matrix_.count() < kReads * in_channels_;
-    l.direct = aligned && down.stride == 1 && across.stride == 1 &&
-               down.before + down.after + across.before + across.after == 0;
+    l.plain = down.stride == 1 && across.stride == 1 &&
+              down.before + down.after + across.before + across.after == 0;
+    l.direct = aligned && l.plain;
     l.rows = l.out_height + down.reach();
     l.columns = l.out_width + across.reach();
     const int64_t taps = down.kernel * across.kernel;
@@ -192,16 +197,25 @@ class SparseConv : public Kernel {
     return layout;
   }
 
-  // Lays images out in phases, zeros around them; returns where.
+  // Lays images out in phases, zeros around them; returns where. Threads share out bands of rows, as they share out tiles
+  // of positions: lines of the cache that one thread has read are slow to write for another.
   const float* pack(Call& call, const Layout& l, const float* x, int64_t images) const {
     float* planes = scratch(l.channel * in_channels_);
-    const int64_t grain = std::max<int64_t>(1, kPart * 4 / std::max<int64_t>(l.channel, 1));
-    call.parallel(in_channels_, grain, [&](int64_t channel, int64_t last) {
-      for (; channel < last; ++channel) {
+    const int64_t rows = images * l.rows;
+    int64_t bands = 1;
+    while (bands < kBands && rows * l.columns >= 2 * kBand * bands) bands *= 2;
+    const int64_t grain = std::max<int64_t>(1, kMoved * bands / std::max<int64_t>(l.channel, 1));
+    call.parallel(bands * in_channels_, grain, [&](int64_t at, int64_t end) {
+      for (; at < end; ++at) {
+        const int64_t band = at / in_channels_, channel = at % in_channels_;
         for (size_t phase = 0; phase < l.phases.size(); ++phase) {
           float* to = planes + channel * l.channel + static_cast<int64_t>(phase) * l.phase;
-          for (int64_t image = 0; image < images; ++image, to += l.rows * l.columns) {
-            place(l, x + (image * in_channels_ + channel) * l.height * l.width, l.phases[phase], to);
+          const int64_t last = rows * (band + 1) / bands;
+          for (int64_t row = rows * band / bands, next; row < last; row = next) {
+            const int64_t image = row / l.rows, from = row % l.rows;
+            next = std::min(last, (image + 1) * l.rows);
+            place(l, x + (image * in_channels_ + channel) * l.height * l.width, l.phases[phase], from,
+                  from + next - row, to + row * l.columns);
           }
         }
       }
@@ -209,12 +223,15 @@ class SparseConv : public Kernel {
     return planes;
   }
 
-  void place(const Layout& l, const float* x, std::pair<int64_t, int64_t> phase, float* to) const {
+  // Rows first to last of a phase of a plane.
+  void place(const Layout& l, const float* x, std::pair<int64_t, int64_t> phase, int64_t first, int64_t last,
+             float* to) const {
     const Axis &down = axes_[0], &across = axes_[1];
+    if (l.plain) return copy(x + first * l.width, (last - first) * l.width, to);
     const int64_t step = across.stride, offset = phase.second - across.before;  // column j is pixel j * step + offset
     const int64_t begin = std::clamp<int64_t>((step - 1 - offset) / step, 0, l.columns);
     const int64_t end = std::clamp<int64_t>(floor_divided(l.width - offset + step - 1, step), begin, l.columns);
-    for (int64_t i = 0; i < l.rows; ++i, to += l.columns) {
+    for (int64_t i = first; i < last; ++i, to += l.columns) {
       const int64_t y = i * down.stride + phase.first - down.before;
       if (y < 0 || y >= l.height) {
         std::fill(to, to + l.columns, 0.0f);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -17,7 +18,8 @@ namespace {
 constexpr int64_t kCache = 96 << 10;      // floats of one panel: within the second-level cache
 constexpr int64_t kPanels = 2 << 20;      // floats of the panels that are kept at once
 constexpr int64_t kPart = 1 << 13;        // multiply-adds of whole registers that are worth a thread's start
-constexpr int64_t kFewPart = 1 << 15;     // nonzeros that are, for one row of x; a quarter of that for sixteen
+constexpr int64_t kMoved = 1 << 13;       // floats that are laid side by side, that are
+constexpr int64_t kFewPart = 1 << 13;     // nonzeros that are, for one row of x; a quarter of that for sixteen
 constexpr int64_t kRows = 16;             // results that are turned back at once: a line of the output
 
 float* scratch(int64_t floats) {
@@ -82,7 +84,7 @@ class SparseGemm : public Kernel {
   void pack(Call& call, const float* x, const Tiles& tiles, int64_t stride, float* panels) const {
     constexpr int64_t kColumns = 64;
     const int64_t parts = (k_ + kColumns - 1) / kColumns;
-    call.parallel(tiles.count() * parts, std::max<int64_t>(1, kPart * 4 / (stride * kColumns)), [&](int64_t at, int64_t end) {
+    call.parallel(tiles.count() * parts, std::max<int64_t>(1, kMoved / (stride * kColumns)), [&](int64_t at, int64_t end) {
       for (; at < end; ++at) {
         const int64_t tile = at / parts, k = at % parts * kColumns;
         transpose(x + tile * tiles.size * k_ + k, k_, tiles.length(tile), std::min(kColumns, k_ - k),
@@ -96,7 +98,7 @@ class SparseGemm : public Kernel {
     const int64_t work = (matrix_.count() + 8 * n_) * ((tiles.positions + kernel.lanes - 1) / kernel.lanes);
     const int64_t wanted = std::clamp<int64_t>(work / kPart, 1, 64);
     const int64_t cuts = std::min((wanted + tiles.count() - 1) / tiles.count(), (n_ + kRows - 1) / kRows);
-    const std::vector<int64_t> limits = matrix_.cut(cuts);
+    const std::vector<int64_t> limits = matrix_.cut(cuts, kRows);  // no two threads write to one line
     const int64_t total = tiles.count() * cuts;
     call.parallel(total, std::max<int64_t>(1, total / wanted), [&](int64_t at, int64_t end) {
       alignas(64) float turned[kRows * 256];
@@ -118,19 +120,20 @@ class SparseGemm : public Kernel {
     std::call_once(sliced_, [&] { slices_ = std::make_unique<SparseSlices>(matrix_, k_); });
     const int64_t width = slice_width(m);
     float* panel = scratch((k_ + 1) * width);
-    transpose(x, k_, m, k_, panel, width);
-    for (int64_t k = 0; k <= k_; ++k) {
-      for (int64_t i = k == k_ ? 0 : m; i < width; ++i) panel[k * width + i] = 0.0f;
+    if (width == 1) {
+      std::memcpy(panel, x, static_cast<size_t>(k_) * sizeof(float));
+    } else {
+      transpose(x, k_, m, k_, panel, width);
     }
+    for (int64_t k = 0; k < k_ && m < width; ++k) std::fill(panel + k * width + m, panel + (k + 1) * width, 0.0f);
+    std::fill_n(panel + k_ * width, width, 0.0f);
     const int64_t steps = slices_->begin.back();
     const int64_t part = kFewPart >> (width == 1 ? 0 : width == 4 ? 1 : 2);
-    const int64_t parts = std::clamp<int64_t>(steps * SparseSlices::kRows / part, 1, slices_->slices());
+    const int64_t parts = std::clamp<int64_t>(steps * SparseSlices::kRows / part, 1, slices_->groups());
+    const std::vector<int64_t> limits = slices_->cut(parts);
     call.parallel(parts, 1, [&](int64_t begin, int64_t end) {
-      const auto at = [&](int64_t limit) {  // the slice that as much of the work lies in front of
-        const auto found = std::lower_bound(slices_->begin.begin(), slices_->begin.end() - 1, steps * limit / parts);
-        return limit == parts ? slices_->slices() : found - slices_->begin.begin();
-      };
-      graphopt::multiply(*slices_, at(begin), at(end), panel, m, bias, relu_ ? Activation::kRelu : Activation::kNone, out, n_);
+      graphopt::multiply(*slices_, limits[begin], limits[end], panel, m, bias,
+                         relu_ ? Activation::kRelu : Activation::kNone, out, n_);
     });
   }
 
