@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <thread>
 
 #include "cpu.h"
+#include "four_russians.h"
 #include "kernel.h"
 #include "lookup.h"
 #include "schema.h"
@@ -90,6 +92,8 @@ class TernaryGemm : public Kernel {
     activations(call, x, columns, shift, job);
     if (looks_up(rows)) {
       run_lookup(call, job);
+    } else if (has_tables(rows)) {
+      run_tables(call, job);
     } else {
       run(call, job);
     }
@@ -196,19 +200,22 @@ class TernaryGemm : public Kernel {
     return cpu() == Cpu::kAvx512 && ternary_ && rows >= kLeastRows && outputs_ >= kLeastOutputs && groups_ > 0;
   }
 
-  const Lookup& lookup() const {
-    std::call_once(once_, [&] {
-      const int64_t columns = groups_ * 16;
-      std::vector<uint8_t> digits(outputs_ * columns);
-      for (int64_t n = 0; n < outputs_; ++n) {
-        const uint8_t* panel = packed_.data() + n / kOutputs * groups_ * kStep + n % kOutputs * 4;
-        for (int64_t k = 0; k < columns; ++k) {
-          const int code = panel[k / 16 * kStep + k % 4] >> k / 4 % 4 * 2 & 3;
-          digits[n * columns + k] = static_cast<uint8_t>(levels_.low[code] + 1);
-        }
+  // [output][column]: the weight plus one, where it is -1, 0, or 1.
+  std::vector<uint8_t> digits() const {
+    const int64_t columns = groups_ * 16;
+    std::vector<uint8_t> found(outputs_ * columns);
+    for (int64_t n = 0; n < outputs_; ++n) {
+      const uint8_t* panel = packed_.data() + n / kOutputs * groups_ * kStep + n % kOutputs * 4;
+      for (int64_t k = 0; k < columns; ++k) {
+        const int code = panel[k / 16 * kStep + k % 4] >> k / 4 % 4 * 2 & 3;
+        found[n * columns + k] = static_cast<uint8_t>(levels_.low[code] + 1);
       }
-      lookup_ = std::make_unique<Lookup>(digits, outputs_, columns);
-    });
+    }
+    return found;
+  }
+
+  const Lookup& lookup() const {
+    std::call_once(once_, [&] { lookup_ = std::make_unique<Lookup>(digits(), outputs_, groups_ * 16); });
     return *lookup_;
   }
 
@@ -245,6 +252,52 @@ class TernaryGemm : public Kernel {
     });
   }
 
+  // Tables of 32 rows beside VNNI pay where many outputs share them, and where there is a block of rows for every thread
+  // (a kernel is not told how many of the processor's there are). Their index takes some three bits a weight.
+  bool has_tables(int64_t rows) const {
+    constexpr int64_t kLeastOutputs = 256;
+    const int64_t threads = std::max(1u, std::thread::hardware_concurrency());
+    return cpu() == Cpu::kAvx512Vnni && ternary_ && outputs_ >= kLeastOutputs && groups_ > 0 &&
+           rows >= FourRussians::kRows * threads;
+  }
+
+  const FourRussians& tables() const {
+    std::call_once(tables_once_, [&] { tables_ = std::make_unique<FourRussians>(digits(), outputs_, groups_ * 16); });
+    return *tables_;
+  }
+
+  void run_tables(Call& call, const Job& job) const {
+    const FourRussians& tables = this->tables();
+    static thread_local std::vector<float> of_outputs;
+    const int64_t width = outputs_ + kOutputs;
+    float* factor = kept(of_outputs, 3 * width);
+    float* bias = factor + width;
+    auto* offset = reinterpret_cast<int32_t*>(bias + width);
+    for (int64_t n = 0; n < outputs_; ++n) {
+      const int zero = n < tables.looked_up() ? job.zero - 128 : job.zero;
+      offset[n] = static_cast<int32_t>(sums_[n] * static_cast<uint32_t>(zero));
+      factor[n] = job.step * job.scale[job.one_scale ? 0 : n];
+      bias[n] = job.bias[job.one_bias ? 0 : n];
+    }
+    const int64_t blocks = job.rows / FourRussians::kRows;
+    call.parallel(blocks, 1, [&](int64_t first, int64_t last) {
+      static thread_local std::vector<uint8_t> memory;
+      uint8_t* room = kept(memory, tables.room());
+      for (int64_t block = first; block < last; ++block) {
+        const int64_t row = block * FourRussians::kRows;
+        tables.multiply({job.a + row * job.stride, job.stride, packed_.data(), &levels_, offset, factor, bias,
+                         job.y + row * outputs_, outputs_},
+                        room);
+      }
+    });
+    Job rest = job;
+    const int64_t row = blocks * FourRussians::kRows;
+    rest.a += row * job.stride;
+    rest.y += row * outputs_;
+    rest.rows -= row;
+    if (rest.rows > 0) run(call, rest);
+  }
+
   template <class F>
   void finish(const Kernels& use, const Job& job, int64_t panel, int64_t from, int64_t to, F&& sum) const {
     const int64_t first = panel * kOutputs;
@@ -276,8 +329,9 @@ class TernaryGemm : public Kernel {
   std::vector<uint8_t> packed_;
   std::vector<uint32_t> sums_;  // of each output's weights
   bool ternary_ = false;        // two bits, and no level but -1, 0, 1
-  mutable std::once_flag once_;
+  mutable std::once_flag once_, tables_once_;
   mutable std::unique_ptr<Lookup> lookup_;
+  mutable std::unique_ptr<FourRussians> tables_;
 };
 
 const Register of_float_and_uint8(describe(kCpu, kFloat, kUint8, make<TernaryGemm>));
