@@ -167,6 +167,7 @@ class Reference:
         self._quantized = quantizes(self._model)
         self._plain = runtime.session(self._source, optimize=False)
         self._interface = _interface(self._plain)
+        self._ranks = [len(value.shape or ()) for value in self._plain.get_outputs()]
         self._narrowest = narrowest(self._model)
         self._fatal = runtime.fatal_on_empty(self._model)
         self.skipped: list[str] = []
@@ -428,6 +429,8 @@ class Reference:
             if self._fatal is not None and any(array.size == 0 for array in inputs.values()):
                 return ModelError(f"onnxruntime's {self._fatal} ends the process on empty inputs")
             outputs = runtime.run(self._plain, inputs)
+            if any(array.size == 0 for array in inputs.values()):
+                self._require_ranks(outputs)
             if any(all_nan(output) for output in outputs):
                 style = "positive"
                 inputs = self._inputs.draw(sizes, seed=seed, style=style)
@@ -435,6 +438,18 @@ class Reference:
             return _Case(sizes, seed, _shapes(inputs), outputs, style=style)
         except ModelError as error:
             return error
+
+    def _require_ranks(self, outputs: list[Any]) -> None:
+        """Refuse what no operator of the original means: onnxruntime's reductions of nothing forget a negative axis.
+
+        ``ReduceSum(x[0, 16], axes=[-1], keepdims=0)`` is ``[0, 16]`` there, and so would the same of fewer positions be
+        ``[0, 8]``. The model itself says how many axes its outputs have.
+        """
+        for (name, _), rank, output in zip(self._interface[1], self._ranks, outputs, strict=True):
+            if rank and isinstance(output, np.ndarray) and output.ndim != rank:
+                raise ModelError(
+                    f"onnxruntime returns '{name}' with {output.ndim} axes instead of {rank} on empty inputs", name
+                )
 
 
 @dataclass(frozen=True)

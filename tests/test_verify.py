@@ -391,3 +391,38 @@ def test_sums_between_two_steps_with_and_without_the_library() -> None:
     lowered = graphopt.optimize(_staircase(), target="cuda", verify=False, measure=False).model
     assert runtime.takes_kernels(lowered)
     assert verify(_staircase(), lowered).passed and not verify(_staircase(more=1), lowered).passed
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceL2", "ReduceProd"])
+def test_a_reduction_of_nothing_that_the_runtime_gets_wrong_is_no_evidence(op: str) -> None:
+    """Of a negative axis onnxruntime makes [0, 7] where [0] is meant, and [0, 4] where three positions are gone."""
+
+    def of(width: int) -> onnx.ModelProto:
+        net = Net()
+        y = net("Abs", net("Gather", net.input("x", "N", 7), list(range(width)), axis=1))
+        return net.model(net(op, y, [-1], keepdims=0))
+
+    original = of(7)
+    report = verify(original, original)
+    assert report.passed
+    assert any("axes instead of 1" in line for line in report.skipped)
+    assert not verify(original, of(4)).passed  # it is another function at every other size
+
+
+def test_empty_results_of_the_right_rank_are_compared() -> None:
+    """The near miss: an axis counted from the front, which onnxruntime reduces as it should."""
+    net = Net()
+    original = net.model(net("ReduceSum", net.input("x", "N", 7), [1], keepdims=0))
+    report = verify(original, original)
+    assert report.passed
+    assert not report.skipped
+    assert {"x": [0, 7]} in report.shapes
+
+
+def test_dead_channels_in_front_of_a_negative_axis_go() -> None:
+    net = Net()
+    w = net.normal(7, 3)
+    w[[1, 4, 6]] = 0
+    y = net("Relu", net("Gemm", net.input("x", "N", 3), w, transB=1))
+    model = net.model(net("ReduceL2", y, [-1], keepdims=0))
+    assert graphopt.optimize(model, plan="smallest").report.after.parameters == 4 * 3
