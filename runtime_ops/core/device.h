@@ -12,6 +12,9 @@
 // A cudaError_t each; plain C, so that files without CUDA's headers can call them.
 extern "C" int graphopt_cuda_upload(const void* from, size_t bytes, void** to);
 extern "C" int graphopt_cuda_free(void* memory);
+// Whether an address is one of a device's memory, and what lies there.
+extern "C" int graphopt_cuda_holds(const void* address, int* there);
+extern "C" int graphopt_cuda_download(const void* from, size_t bytes, void* to);
 extern "C" const char* graphopt_cuda_message(int error);
 
 namespace graphopt {

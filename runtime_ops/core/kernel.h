@@ -4,6 +4,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -58,7 +59,8 @@ struct Tensor {
 // A node's attributes and constant inputs, when its kernel is made.
 class Info {
  public:
-  explicit Info(const OrtKernelInfo* info) : info_(info) {}
+  // `device`: for a kernel of the CUDA provider, whose initializers onnxruntime has brought to the device before.
+  explicit Info(const OrtKernelInfo* info, bool device = false) : info_(info), device_(device) {}
 
   int64_t integer(const char* name, int64_t otherwise) const;
   float number(const char* name, float otherwise) const;
@@ -72,6 +74,8 @@ class Info {
 
  private:
   const OrtKernelInfo* info_;
+  bool device_;
+  mutable std::map<size_t, std::vector<char>> brought_;  // initializers that lay on the device
 };
 
 // One run of a kernel.

@@ -7,6 +7,7 @@
 #include <exception>
 #include <mutex>
 
+#include "device.h"
 #include "kernel.h"
 
 // onnxruntime's threads are not built for ThreadSanitizer, which so does not see that a part starts after the call and
@@ -47,7 +48,7 @@ OrtStatus* guarded(F&& work) {
 
 OrtStatus* create_kernel(const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
   return guarded([&] {
-    const Info about(info);
+    const Info about(info, std::strcmp(of(op).provider, kCuda) == 0);
     try {
       *kernel = of(op).create(about).release();
     } catch (const std::exception& error) {
@@ -203,7 +204,25 @@ Tensor Info::constant(size_t index) const {
   int constant = 0;
   const OrtValue* value = nullptr;
   if (!succeeded(api().KernelInfoGetConstantInput_tensor(info_, index, &constant, &value))) return {};
-  return constant != 0 ? view(value) : Tensor{};
+  Tensor found = constant != 0 ? view(value) : Tensor{};
+#if defined(GRAPHOPT_CUDA)
+  if (device_ && found.present() && found.count() != 0) {
+    const auto known = brought_.find(index);
+    if (known != brought_.end()) {
+      found.data = known->second.data();
+      return found;
+    }
+    int there = 0;
+    check_cuda(graphopt_cuda_holds(found.data, &there), "an initializer");
+    if (there != 0) {
+      std::vector<char>& host = brought_[index];
+      host.resize(static_cast<size_t>(found.count()) * bytes_of(found.type));
+      check_cuda(graphopt_cuda_download(found.data, host.size(), host.data()), "an initializer");
+      found.data = host.data();
+    }
+  }
+#endif
+  return found;
 }
 
 std::string Info::node() const {
