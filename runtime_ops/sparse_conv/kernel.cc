@@ -6,12 +6,14 @@
 // and the sums run over all positions of a plane. Those between two rows of the output are computed and thrown away.
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "kernel.h"
+#include "lines.h"
 #include "sparse_rows.h"
 
 namespace graphopt {
@@ -20,18 +22,16 @@ namespace {
 constexpr int64_t kCache = 96 << 10;    // floats that a tile reads: within the second-level cache
 constexpr int64_t kTogether = 1 << 20;  // floats of the images that are laid out at once
 constexpr int64_t kPart = 1 << 13;      // multiply-adds of whole registers that are worth a thread's start
-constexpr int64_t kMoved = 1 << 13;      // floats whose copies are
-constexpr int64_t kBand = 96;            // positions of a band of rows
-constexpr int64_t kBands = 8;            // at most
 constexpr int64_t kReads = 8;           // of a plane, for which it is worth a copy
 constexpr int64_t kRows = 16;           // output channels between two turns
 
-float* scratch(int64_t floats) {
-  static thread_local std::vector<float> kept;
-  if (static_cast<int64_t>(kept.size()) < floats + 16) kept.resize(static_cast<size_t>(floats) + 16);
-  const auto address = reinterpret_cast<uintptr_t>(kept.data());
-  return kept.data() + (64 - address % 64) % 64 / sizeof(float);
-}
+// What a thread has laid out of an image, for itself. Were it shared, the lines of the cache that one thread has read
+// would be slow to write for another: two threads took five times as long as one.
+struct Planes {
+  Lines memory;
+  uint64_t call = 0;         // whose
+  int64_t from = 0, to = 0;  // the rows that are there
+};
 
 int64_t floor_divided(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 
@@ -127,9 +127,7 @@ class SparseConv : public Kernel {
     const std::shared_ptr<const Layout> layout = laid_out(images, height, width);
     for (int64_t first = 0; first < images; first += layout->images) {
       const int64_t some = std::min(layout->images, images - first);
-      const float* planes = x.as<float>() + first * in_channels_ * height * width;
-      if (!layout->direct) planes = pack(call, *layout, planes, some);
-      multiply(call, *layout, planes, some, bias.as<float>(),
+      multiply(call, *layout, x.as<float>() + first * in_channels_ * height * width, some, bias.as<float>(),
                out.to<float>() + first * out_channels_ * out_height * out_width);
     }
   }
@@ -197,30 +195,36 @@ class SparseConv : public Kernel {
     return layout;
   }
 
-  // Lays images out in phases, zeros around them; returns where. Threads share out bands of rows, as they share out tiles
-  // of positions: lines of the cache that one thread has read are slow to write for another.
-  const float* pack(Call& call, const Layout& l, const float* x, int64_t images) const {
-    float* planes = scratch(l.channel * in_channels_);
-    const int64_t rows = images * l.rows;
-    int64_t bands = 1;
-    while (bands < kBands && rows * l.columns >= 2 * kBand * bands) bands *= 2;
-    const int64_t grain = std::max<int64_t>(1, kMoved * bands / std::max<int64_t>(l.channel, 1));
-    call.parallel(bands * in_channels_, grain, [&](int64_t at, int64_t end) {
-      for (; at < end; ++at) {
-        const int64_t band = at / in_channels_, channel = at % in_channels_;
-        for (size_t phase = 0; phase < l.phases.size(); ++phase) {
-          float* to = planes + channel * l.channel + static_cast<int64_t>(phase) * l.phase;
-          const int64_t last = rows * (band + 1) / bands;
-          for (int64_t row = rows * band / bands, next; row < last; row = next) {
-            const int64_t image = row / l.rows, from = row % l.rows;
-            next = std::min(last, (image + 1) * l.rows);
-            place(l, x + (image * in_channels_ + channel) * l.height * l.width, l.phases[phase], from,
-                  from + next - row, to + row * l.columns);
-          }
+  // Lays rows first to last of all channels out in phases, zeros around them. Row r is row r % l.rows of image r / l.rows.
+  void pack(const Layout& l, const float* x, int64_t first, int64_t last, float* planes) const {
+    for (int64_t channel = 0; channel < in_channels_; ++channel, planes += l.channel) {
+      for (size_t phase = 0; phase < l.phases.size(); ++phase) {
+        float* to = planes + static_cast<int64_t>(phase) * l.phase;
+        for (int64_t row = first, next; row < last; row = next) {
+          const int64_t image = row / l.rows, from = row % l.rows;
+          next = std::min(last, (image + 1) * l.rows);
+          place(l, x + (image * in_channels_ + channel) * l.height * l.width, l.phases[phase], from, from + next - row,
+                to + row * l.columns);
         }
       }
-    });
-    return planes;
+    }
+  }
+
+  // What a tile of positions reads, laid out; a thread that goes through the tiles in turn does no row twice.
+  const float* laid(const Layout& l, const float* x, int64_t images, int64_t first, int64_t count, uint64_t call) const {
+    static thread_local Planes planes;
+    float* data = planes.memory.floats(l.channel * in_channels_);
+    const int64_t reach = axes_[0].reach() * l.columns + axes_[1].reach();
+    const int64_t from = first / l.columns, to = std::min(images * l.rows, (first + count - 1 + reach) / l.columns + 1);
+    if (planes.call != call || from < planes.from || from > planes.to) {
+      planes.from = planes.to = from;
+      planes.call = call;
+    }
+    if (to > planes.to) {
+      pack(l, x, planes.to, to, data);
+      planes.to = to;
+    }
+    return data;
   }
 
   // Rows first to last of a phase of a plane.
@@ -250,7 +254,9 @@ class SparseConv : public Kernel {
     }
   }
 
-  void multiply(Call& call, const Layout& l, const float* planes, int64_t images, const float* bias, float* out) const {
+  void multiply(Call& call, const Layout& l, const float* x, int64_t images, const float* bias, float* out) const {
+    static std::atomic<uint64_t> calls{0};
+    const uint64_t number = ++calls;
     const RowKernel& kernel = row_kernel();
     const int64_t positions = l.positions() - (l.images - images) * l.rows * l.columns;
     const int64_t wide = kCache / (in_channels_ * std::max<int64_t>(static_cast<int64_t>(l.phases.size()), 1));
@@ -260,7 +266,7 @@ class SparseConv : public Kernel {
     const int64_t wanted = std::clamp<int64_t>(work / kPart, 1, 64);
     const int64_t cuts = std::min((wanted + tiles.count() - 1) / tiles.count(), out_channels_);
     const std::vector<int64_t> limits = l.matrix.cut(cuts);
-    const Product p{l.matrix, planes, 1, bias, relu_ ? Activation::kRelu : Activation::kNone};
+    const Product p{l.matrix, x, 1, bias, relu_ ? Activation::kRelu : Activation::kNone};
     const int64_t plane = l.out_height * l.out_width, total = tiles.count() * cuts;
     const bool whole = l.columns == l.out_width && l.images == 1;  // positions are pixels
     call.parallel(total, std::max<int64_t>(1, total / wanted), [&](int64_t at, int64_t end) {
@@ -269,6 +275,7 @@ class SparseConv : public Kernel {
       for (; at < end; ++at) {
         const int64_t tile = at / cuts, first = tile * tiles.size, count = tiles.length(tile);
         const int64_t last = limits[at % cuts + 1];
+        const float* planes = l.direct ? x : laid(l, x, images, first, count, number);
         if (whole) {
           const int64_t m = limits[at % cuts];
           kernel.run(p, m, last, planes + first, count, out + m * plane + first, plane);

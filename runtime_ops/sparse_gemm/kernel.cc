@@ -2,6 +2,7 @@
 // multiplied by contiguous numbers; tiles of the result are turned back.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "kernel.h"
+#include "lines.h"
 #include "sparse_rows.h"
 #include "sparse_slices.h"
 
@@ -19,15 +21,8 @@ constexpr int64_t kCache = 96 << 10;      // floats of one panel: within the sec
 constexpr int64_t kPanels = 2 << 20;      // floats of the panels that are kept at once
 constexpr int64_t kPart = 1 << 13;        // multiply-adds of whole registers that are worth a thread's start
 constexpr int64_t kMoved = 1 << 13;       // floats that are laid side by side, that are
-constexpr int64_t kFewPart = 1 << 13;     // nonzeros that are, for one row of x; a quarter of that for sixteen
+constexpr int64_t kFewPart = 1 << 12;     // nonzeros that are, for one row of x; a quarter of that for sixteen
 constexpr int64_t kRows = 16;             // results that are turned back at once: a line of the output
-
-float* scratch(int64_t floats) {
-  static thread_local std::vector<float> kept;
-  if (static_cast<int64_t>(kept.size()) < floats + 16) kept.resize(static_cast<size_t>(floats) + 16);
-  const auto address = reinterpret_cast<uintptr_t>(kept.data());
-  return kept.data() + (64 - address % 64) % 64 / sizeof(float);
-}
 
 class SparseGemm : public Kernel {
  public:
@@ -70,7 +65,8 @@ class SparseGemm : public Kernel {
     Product p{matrix_, nullptr, stride, bias.as<float>(), relu_ ? Activation::kRelu : Activation::kNone};
     const int64_t panel = k_ * stride;
     const int64_t together = std::clamp<int64_t>(kPanels / std::max<int64_t>(panel, 1), 1, tiles.count());
-    float* panels = scratch(together * panel);
+    static thread_local Lines kept;  // the other threads read it while this one waits
+    float* panels = kept.floats(together * panel);
     for (int64_t first = 0; first < tiles.count(); first += together) {
       const int64_t begin = first * tiles.size;
       Tiles some = tiles;
@@ -118,23 +114,35 @@ class SparseGemm : public Kernel {
   // Few rows of x: all at once, the rows of the matrix side by side.
   void few(Call& call, const float* x, int64_t m, const float* bias, float* out) {
     std::call_once(sliced_, [&] { slices_ = std::make_unique<SparseSlices>(matrix_, k_); });
+    static std::atomic<uint64_t> calls{0};
+    const uint64_t number = ++calls;
     const int64_t width = slice_width(m);
-    float* panel = scratch((k_ + 1) * width);
-    if (width == 1) {
-      std::memcpy(panel, x, static_cast<size_t>(k_) * sizeof(float));
-    } else {
-      transpose(x, k_, m, k_, panel, width);
-    }
-    for (int64_t k = 0; k < k_ && m < width; ++k) std::fill(panel + k * width + m, panel + (k + 1) * width, 0.0f);
-    std::fill_n(panel + k_ * width, width, 0.0f);
     const int64_t steps = slices_->begin.back();
     const int64_t part = kFewPart >> (width == 1 ? 0 : width == 4 ? 1 : 2);
     const int64_t parts = std::clamp<int64_t>(steps * SparseSlices::kRows / part, 1, slices_->groups());
     const std::vector<int64_t> limits = slices_->cut(parts);
     call.parallel(parts, 1, [&](int64_t begin, int64_t end) {
-      graphopt::multiply(*slices_, limits[begin], limits[end], panel, m, bias,
+      graphopt::multiply(*slices_, limits[begin], limits[end], side_by_side(x, m, width, number), m, bias,
                          relu_ ? Activation::kRelu : Activation::kNone, out, n_);
     });
+  }
+
+  // Few rows of x and a column of zeros behind them. Every thread has its own: were it shared, the lines of the cache that
+  // one thread has read would be slow to write for another at the next call.
+  const float* side_by_side(const float* x, int64_t m, int64_t width, uint64_t call) const {
+    static thread_local Lines panel;
+    static thread_local uint64_t present = 0;
+    float* columns = panel.floats((k_ + 1) * width);
+    if (present == call) return columns;
+    if (width == 1) {
+      std::memcpy(columns, x, static_cast<size_t>(k_) * sizeof(float));
+    } else {
+      transpose(x, k_, m, k_, columns, width);
+    }
+    for (int64_t k = 0; k < k_ && m < width; ++k) std::fill(columns + k * width + m, columns + (k + 1) * width, 0.0f);
+    std::fill_n(columns + k_ * width, width, 0.0f);
+    present = call;
+    return columns;
   }
 
   SparseRows matrix_;  // row n: column n of the weight
