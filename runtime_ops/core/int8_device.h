@@ -18,9 +18,9 @@ namespace graphopt::int8 {
 
 inline int64_t padded(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
 
-// A size for a kernel that counts in 32 bits.
+// A size for a kernel that counts in 32 bits, up to the end of the last tile.
 inline int narrow(int64_t size, const char* what) {
-  if (size > std::numeric_limits<int>::max()) throw Error(std::string(what) + " are too many for the CUDA kernel");
+  if (size > std::numeric_limits<int>::max() - 1024) throw Error(std::string(what) + " are too many for the CUDA kernel");
   return static_cast<int>(size);
 }
 

@@ -2,6 +2,7 @@
 // takes the sizes, else by a plain kernel.
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <type_traits>
@@ -77,14 +78,16 @@ class OnTensorCores {
   void multiply(const void* x, void* out, int64_t rows, Call& call) {
     const int64_t padded = (rows + kGranule - 1) / kGranule * kGranule;
     const int64_t size = 2;
-    const std::shared_ptr<const Plan> kept = plan(padded);
-    const Plan& p = *kept;
+    const std::shared_ptr<Plan> kept = plan(padded);
+    Plan& p = *kept;
     void* stream = call.stream();
-    const Scratch workspace(call.context(), std::max<size_t>(p.workspace, 16));
     if (padded == rows && aligned(x) && aligned(out)) {
+      search(p, x, out, stream, call);
+      const Scratch workspace(call.context(), std::max<size_t>(p.workspace, 16));
       run(p, x, out, workspace.data(), stream);
       return;
     }
+    const Scratch workspace(call.context(), std::max<size_t>(p.workspace, 16));
     // Rows lie one behind the other: those that fill up are zeros behind them, and their results are left behind.
     const Scratch wide_x(call.context(), static_cast<size_t>(padded * depth_ * size));
     const Scratch wide_out(call.context(), static_cast<size_t>(padded * columns_ * size));
@@ -98,7 +101,22 @@ class OnTensorCores {
   struct Plan {
     lt::Opaque x, out, product, selection, plan;
     size_t workspace = 0;
+    bool searched = false;
   };
+
+  // Where GRAPHOPT_SPARSE24_SEARCH is set, to compare: the first run of a plan looks for the fastest kernel.
+  void search(Plan& p, const void* x, void* out, void* stream, Call& call) {
+    if (!search_) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (p.searched) return;
+    p.searched = true;
+    const float one = 1, zero = 0;
+    const Scratch workspace(call.context(), std::max<size_t>(p.workspace, 16));
+    check_lt(call_.MatmulSearch(&handle_, &p.plan, &one, compressed_.as<void>(), x, &zero, out, out, workspace.data(),
+                                &stream, 1),
+             "look for the fastest kernel");
+    check_lt(call_.MatmulGetWorkspace(&handle_, &p.plan, &p.workspace), "say what memory it needs");
+  }
 
   static bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % lt::kAlignment == 0; }
 
@@ -114,7 +132,7 @@ class OnTensorCores {
   }
 
   // Made for each number of rows that comes, before a run is captured at the latest.
-  std::shared_ptr<const Plan> plan(int64_t rows) {
+  std::shared_ptr<Plan> plan(int64_t rows) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = plans_.find(rows);
     if (found != plans_.end()) return found->second;
@@ -153,6 +171,7 @@ class OnTensorCores {
   const lt::Functions& call_ = *lt::functions();
   int64_t depth_, columns_;
   int type_, version_ = 0;
+  bool search_ = std::getenv("GRAPHOPT_SPARSE24_SEARCH") != nullptr;
   lt::Opaque handle_, weight_;
   DeviceCopy compressed_;
   std::mutex mutex_;

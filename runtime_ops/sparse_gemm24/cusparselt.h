@@ -44,6 +44,9 @@ struct Functions {
   int (*MatmulGetWorkspace)(const Opaque* handle, const Opaque* plan, size_t* bytes) = nullptr;
   int (*Matmul)(const Opaque* handle, const Opaque* plan, const void* alpha, const void* a, const void* b,
                 const void* beta, const void* c, void* d, void* workspace, void** streams, int32_t count) = nullptr;
+  // Tries every kernel on real numbers, and lets the plan use the fastest.
+  int (*MatmulSearch)(const Opaque* handle, Opaque* plan, const void* alpha, const void* a, const void* b,
+                      const void* beta, const void* c, void* d, void* workspace, void** streams, int32_t count) = nullptr;
   int (*SpMMACompressedSize2)(const Opaque* handle, const Opaque* matrix, size_t* bytes, size_t* buffer) = nullptr;
   int (*SpMMACompress2)(const Opaque* handle, const Opaque* matrix, int is_a, int op, const void* dense,
                         void* compressed, void* buffer, void* stream) = nullptr;
@@ -76,6 +79,7 @@ inline const Functions* functions() {
     take(all.MatmulPlanDestroy, "cusparseLtMatmulPlanDestroy");
     take(all.MatmulGetWorkspace, "cusparseLtMatmulGetWorkspace");
     take(all.Matmul, "cusparseLtMatmul");
+    take(all.MatmulSearch, "cusparseLtMatmulSearch");
     take(all.SpMMACompressedSize2, "cusparseLtSpMMACompressedSize2");
     take(all.SpMMACompress2, "cusparseLtSpMMACompress2");
     return complete ? &all : nullptr;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ THREADS = int(os.environ.get("GRAPHOPT_TEST_THREADS", "1"))
 
 PROVIDER = os.environ.get("GRAPHOPT_TEST_PROVIDER", "cpu")
 """Of a session with the library: the check on a GPU wants ``cuda``."""
+
+if PROVIDER == "cuda":  # it brings the CUDA libraries that onnxruntime's provider needs and does not find by itself
+    importlib.import_module("torch")
 
 OPSET = 18
 """Of the models here: the lowest that every definition can be written in."""

@@ -99,7 +99,7 @@ def _targets(found: list[Record], ended: list[Record]) -> Iterator[str]:
     tiles = [one for one in found if one.numbers.get("tile")]
     if tiles:
         yield ""
-        yield "Every shape of a tile (GRAPHOPT_INT8_TILE); the operators choose one by the sizes."
+        yield "What can be chosen: GRAPHOPT_INT8_TILE (the operators take one by the sizes), GRAPHOPT_SPARSE24_SEARCH."
         yield ""
         yield head(["operator", "shape", "tile", "µs", "TOP/s", "against the CPU"])
     for one in tiles:

@@ -206,21 +206,30 @@ def targets(part: Part, chosen: list[Case]) -> None:
         if case.op.startswith("Int8") and part.provider == "cuda":
             for tile, shape in enumerate(TILES):
                 part.tries(
-                    f"tile {tile}: {case.op} {case.label}", lambda case=case, at=tile, of=shape: tiled(case, at, of)
+                    f"tile {tile}: {case.op} {case.label}",
+                    lambda case=case, tile=tile, of=shape: varied(case, {"GRAPHOPT_INT8_TILE": str(tile)}, of),
                 )
+        if case.op == "SparseGemm24" and part.provider == "cuda":
+            part.tries(
+                f"search: {case.op} {case.label}",
+                lambda case=case: varied(
+                    case, {"GRAPHOPT_SPARSE24_SEARCH": "1"}, "the fastest of cuSPARSELt's kernels"
+                ),
+            )
 
 
-def tiled(case: Case, tile: int, shape: str) -> tuple[dict[str, Any], str, str]:
-    """One case with one shape of a tile: right, and how fast."""
+def varied(case: Case, environment: dict[str, str], shape: str) -> tuple[dict[str, Any], str, str]:
+    """One case with one shape of a tile, say: right, and how fast."""
     model, arrays = built(case)
     truth = gpu_run.Session(model, arrays, "cpu").run()
-    os.environ["GRAPHOPT_INT8_TILE"] = str(tile)
+    os.environ.update(environment)
     try:
         session = gpu_run.Session(model, arrays, "cuda")
         text, close = gpu_verdict.said(gpu_verdict.apart(session.run(), truth), case.rtol)
         seconds = session.seconds()
     finally:
-        del os.environ["GRAPHOPT_INT8_TILE"]
+        for name in environment:
+            del os.environ[name]
     numbers = {"op": case.op, "label": case.label, "tile": shape, "seconds": seconds, "operations": case.operations}
     return numbers, text, "" if close else text
 
