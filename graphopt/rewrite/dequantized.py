@@ -63,3 +63,24 @@ def quantized(
         return None
     axis = node.attributes.get_int("axis", 1) % max(dims.rank(integers) or 1, 1)
     return Dequantized(integers, scale.reshape(-1), zero.reshape(-1), axis)
+
+
+def codes(integers: ir.Value, context: Context) -> np.ndarray | None:
+    """Return integers that are constants, or what a QuantizeLinear makes of constant floats; None otherwise.
+
+    ``saturate(round(x / scale) + zero)`` in float32, halves to the even number, as onnxruntime computes it.
+    """
+    known = context.constants.array(integers)
+    node = integers.producer()
+    if known is not None or node is None or (node.domain, node.op_type) != ("", "QuantizeLinear"):
+        return known
+    found = quantized(node, integers, (ir.DataType.INT8, ir.DataType.UINT8), context)
+    floats = context.constants.array(node.inputs[0])
+    if found is None or floats is None or floats.dtype != np.float32 or not np.isfinite(floats).all():
+        return None
+    scale, zero = found.scale, found.zero.astype(np.float32)
+    if scale.size > 1:
+        along = [-1 if axis == found.axis else 1 for axis in range(floats.ndim)]
+        scale, zero = scale.reshape(along), np.broadcast_to(zero, scale.size).reshape(along)
+    info = np.iinfo(found.zero.dtype)
+    return np.clip(np.rint(floats / scale) + zero, info.min, info.max).astype(info.dtype)

@@ -10,12 +10,15 @@ import onnx_ir as ir
 
 from graphopt import dims
 from graphopt.readers import only_reader
-from graphopt.rewrite.dequantized import Dequantized, dequantized, quantized, signed
+from graphopt.rewrite.dequantized import Dequantized, codes, dequantized, quantized, signed
 
 if TYPE_CHECKING:
     from graphopt.context import Context
 
 LOW, HIGH = -128, 127
+
+ULPS = 1e-6
+"""How far two scales may be apart, relative to them: some units in the last place of float32."""
 
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -112,7 +115,7 @@ def _layer(quantizer: ir.Node, context: Context) -> Layer | Left | None:
     x, w = (dequantized(value, BYTES, context) for value in node.inputs[:2])
     if x is None or w is None:
         return None
-    weights = context.constants.array(w.integers)
+    weights = codes(w.integers, context)
     if weights is None:
         return Left(node, "both operands are computed")
     if x.scale.size != 1:
@@ -217,17 +220,22 @@ def _matrix(node: ir.Node, weights: np.ndarray) -> tuple[np.ndarray, int, dict[s
 def _bias(node: ir.Node, factor: np.ndarray, outputs: int, context: Context) -> np.ndarray | None:
     """Return the bias as integers in units of ``factor``; zeros where there is none.
 
-    One of floats is no such number. onnxruntime rounds it to one: up to half a unit, and a unit is large where weights
-    are small (a channel of zeros has any scale).
+    One of floats has to be such integers up to the last bits, as zeros are. onnxruntime rounds any to them: up to half
+    a unit, and a unit is large where weights are small (a channel of zeros has any scale).
     """
     given = node.inputs[2] if len(node.inputs) > 2 else None
     if given is None:
         return np.zeros(outputs, np.int32)
     found = dequantized(given, (ir.DataType.INT32,), context)
-    integers = None if found is None else context.constants.array(found.integers)
-    if found is None or integers is None or found.zero.any() or integers.size not in (1, outputs):
+    bias = context.constants.array(given if found is None else found.integers)
+    if bias is None or bias.size not in (1, outputs) or (bias.size > 1 and bias.shape[-1] != outputs):
+        return None  # [n, 1] has a number for each row
+    if found is not None and not found.zero.any() and np.allclose(found.scale.reshape(-1), factor, rtol=ULPS, atol=0):
+        return np.broadcast_to(bias.reshape(-1), outputs).astype(np.int32)
+    floats = context.constants.array(given)
+    if floats is None or floats.dtype != np.float32:
         return None
-    if integers.size > 1 and integers.shape[-1] != outputs:  # [n, 1]: a number for each row
-        return None
-    same = np.allclose(found.scale.reshape(-1), factor, rtol=1e-6, atol=0)
-    return np.broadcast_to(integers.reshape(-1), outputs).astype(np.int32) if same else None
+    steps = floats.reshape(-1).astype(np.float64) / factor
+    whole = np.rint(steps)
+    same = (np.abs(steps - whole) <= ULPS * np.abs(whole)) & (np.abs(whole) < 2.0**31)
+    return np.broadcast_to(whole, outputs).astype(np.int32) if same.all() else None

@@ -102,6 +102,47 @@ def test_a_convolution_of_a_line() -> None:
     assert lowered(net.out(y))[0] == ["Int8Conv"]
 
 
+@pytest.mark.parametrize("off", [0.0, 1e-3])
+def test_a_bias_of_floats_that_are_integers(off: float) -> None:
+    """In units of both scales; zeros are, and a thousandth of a unit beside one is not."""
+    net = Layers()
+    x, w = net.read("x", "N", 3, 7, 5), net.weight(4, 3, 3, 3)
+    whole = np.array([0, 1, -1900, 300], np.float32) + np.float32(off)
+    y = net("Conv", x, w, (whole * (STEP["x"] * net.steps)).astype(np.float32))
+    assert lowered(net.out(y))[0] == ([] if off else ["Int8Conv"])
+
+
+def test_a_bias_of_zeros_in_other_units() -> None:
+    """As one that several layers share: it is in the units of the first."""
+    net = Layers()
+    x, w = net.read("x", "N", 3, 7, 5), net.weight(4, 3, 3, 3)
+    bias = net("DequantizeLinear", np.zeros(4, np.int32), np.full(4, 7e-5, np.float32), np.zeros(4, np.int32), axis=0)
+    assert lowered(net.out(net("Conv", x, w, bias)))[0] == ["Int8Conv"]
+
+
+@pytest.mark.parametrize("axis", [0, None])
+@pytest.mark.parametrize("constant", [True, False])
+def test_weights_that_are_quantized_in_the_graph(axis: int | None, constant: bool) -> None:
+    """Halves go to the even number and ends saturate, as onnxruntime computes it: the same bits."""
+    net = Layers()
+    step = np.float32([0.01, 0.02, 0.04, 0.08]) if axis is not None else np.float32(0.01)
+    zero = np.zeros(np.shape(step), np.int8)
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
+    floats = (net.rng.integers(-300, 300, (4, 3, 3, 3)) * np.float32(0.005)).astype(np.float32)
+    source = net.constant(floats) if constant else net.input("w", 4, 3, 3, 3)
+    x = net.read("x", "N", 3, 7, 5)
+    weight = net("QuantizeLinear", source, step, zero, **attributes)
+    weight = net("DequantizeLinear", weight, step, zero, **attributes)
+    types, node = lowered(net.out(net("Conv", x, weight)))
+    assert types == (["Int8Conv"] if constant else [])
+    if constant:
+        alone = Net()
+        proto = alone.model(alone("QuantizeLinear", alone.input("w", 4, 3, 3, 3), step, zero, **attributes))
+        proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
+        (expected,) = runtime.run(runtime.session(models.load(proto)), {"w": floats})
+        assert node.inputs[1].const_value.numpy().tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("turned", [0, 1])
 def test_a_gemm(turned: int) -> None:
     net = Layers()
