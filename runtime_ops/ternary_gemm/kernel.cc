@@ -252,12 +252,13 @@ class TernaryGemm : public Kernel {
     });
   }
 
-  // Tables of 32 rows beside VNNI pay where many outputs share them, and where there is a block of rows for every thread
-  // (a kernel is not told how many of the processor's there are). Their index takes some three bits a weight.
+  // Tables of 32 rows beside VNNI pay where enough outputs share them, where enough columns share what every output
+  // costs, and where there is a block of rows for every thread (a kernel is not told how many of the processor's there
+  // are). Their index takes some 2.4 bits a weight.
   bool has_tables(int64_t rows) const {
-    constexpr int64_t kLeastOutputs = 256;
+    constexpr int64_t kLeastOutputs = 320, kLeastColumns = 384;
     const int64_t threads = std::max(1u, std::thread::hardware_concurrency());
-    return cpu() == Cpu::kAvx512Vnni && ternary_ && outputs_ >= kLeastOutputs && groups_ > 0 &&
+    return cpu() == Cpu::kAvx512Vnni && ternary_ && outputs_ >= kLeastOutputs && groups_ * 16 >= kLeastColumns &&
            rows >= FourRussians::kRows * threads;
   }
 

@@ -198,17 +198,19 @@ def a_block_for_every_thread() -> int:
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1, 31, 33])
-@pytest.mark.parametrize(("columns", "outputs"), [(1, 256), (3, 255), (48, 257), (49, 307), (97, 304), (130, 400)])
+@pytest.mark.parametrize(
+    ("columns", "outputs"), [(368, 320), (369, 320), (384, 319), (401, 331), (433, 400), (480, 337)]
+)
 def test_tables_of_32_rows(level: str, more: int, columns: int, outputs: int) -> None:
     inputs, attributes = case((a_block_for_every_thread() + more,), columns, outputs)
     running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, function=False, threads=2)
 
 
-@pytest.mark.parametrize("columns", [255, 256, 257, 1021])
+@pytest.mark.parametrize("columns", [384, 509, 1021])
 @pytest.mark.parametrize("kind", ["uint8", "int8"])
 def test_tables_widen_before_sixteen_bits_overflow(level: str, columns: int, kind: str) -> None:
     """255 weights of one sign and activations at both ends: 255 times 128 is the largest that 16 bits hold."""
-    inputs, attributes = case((a_block_for_every_thread(),), columns, 320, kind=kind)
+    inputs, attributes = case((a_block_for_every_thread(),), columns, 331, kind=kind)
     inputs["codes"][::3] = 0b10101010  # ones
     inputs["codes"][1::3] = 0  # minus ones
     inputs["x"][::3] = np.iinfo(kind).min
@@ -219,9 +221,9 @@ def test_tables_widen_before_sixteen_bits_overflow(level: str, columns: int, kin
 @pytest.mark.parametrize("weights", [254, 255, 256, 257])
 def test_tables_widen_where_the_last_sum_that_fits_ends(level: str, weights: int) -> None:
     """Minus ones times activations of 0, which are -128 in the tables: 255 of them fit, and 256 are 32768."""
-    columns = 6 * 48  # of whole chunks
-    inputs, attributes = case((a_block_for_every_thread(),), columns, 256)
-    codes = np.zeros((256, columns), np.uint8)
+    columns = 8 * 48  # of whole chunks
+    inputs, attributes = case((a_block_for_every_thread(),), columns, 320)
+    codes = np.zeros((320, columns), np.uint8)
     codes[:, : columns - weights] = 1
     inputs["codes"] = pack(codes)
     inputs["x"][:] = 0
@@ -234,10 +236,10 @@ def test_tables_widen_where_the_last_sum_that_fits_ends(level: str, weights: int
 def test_tables_of_every_three_levels(level: str, levels: list[int]) -> None:
     """The last ones are no longer ternary, and take the other way."""
     for stored in (True, False):
-        inputs, attributes = case((a_block_for_every_thread() + 2,), 110, 290, stored=stored, levels=np.array(levels))
+        inputs, attributes = case((a_block_for_every_thread() + 2,), 390, 347, stored=stored, levels=np.array(levels))
         running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, function=False)
 
 
 def test_tables_scale_and_shift_as_the_definition_does(level: str) -> None:
-    inputs, attributes = case((2, a_block_for_every_thread()), 61, 263, exact=False)
+    inputs, attributes = case((2, a_block_for_every_thread()), 397, 353, exact=False)
     running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, function=False)
