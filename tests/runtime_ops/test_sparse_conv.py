@@ -92,6 +92,17 @@ def test_threads_change_nothing(
     assert one.tobytes() == two.tobytes()
 
 
+@pytest.mark.parametrize("size", [7, 41])
+def test_no_thread_keeps_what_it_laid_out_before(size: int) -> None:
+    rng = np.random.default_rng(0)
+    given_, attributes = inputs(rng, (2, 24, size, size), 40, (3, 3), 0.5, pads=[1] * 4)
+    model = running.ops_model("SparseConv", given_, attributes, constants=["values", "gaps", "bias"])
+    one, two = (running.open_session(model, threads=threads) for threads in (1, 2))
+    for _ in range(20):
+        feeds = {"x": rng.normal(size=given_["x"].shape).astype(np.float32)}
+        np.testing.assert_array_equal(runtime.run(two, feeds)[0], runtime.run(one, feeds)[0])
+
+
 def test_images_of_several_sizes_in_one_session() -> None:
     rng = np.random.default_rng(0)
     given_, attributes = inputs(rng, (1, 4, 9, 9), 5, (3, 3), 0.5, pads=[1] * 4)

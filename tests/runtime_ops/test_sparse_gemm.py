@@ -67,6 +67,32 @@ def test_threads_change_nothing(rows: int) -> None:
     assert one.tobytes() == two.tobytes()
 
 
+@pytest.mark.parametrize("rows", [1, 5, 16, 40])
+@pytest.mark.parametrize("n", [1, 127, 128, 129, 389])
+def test_columns_of_unequal_lengths(rows: int, n: int) -> None:
+    """Most are empty and a few are full: they are sorted 128 at a time, and shared out by their numbers."""
+    rng = np.random.default_rng(n)
+    array = weight(rng, (409, n), 0.0) * (rng.random((409, n)) < rng.choice([0, 0.1, 1], n, p=[0.7, 0.2, 0.1]))
+    array[:, -1] = 1  # the end of the last, shorter lot
+    values, gaps = compact(array)
+    x, bias = rng.normal(size=(rows, 409)).astype(np.float32), rng.normal(size=n).astype(np.float32)
+    given_ = {"x": x, "values": values, "gaps": gaps, "bias": bias}
+    one = check("SparseGemm", given_, {"shape": [409, n], "relu": 1}, function=False)
+    two = check("SparseGemm", given_, {"shape": [409, n], "relu": 1}, function=False, threads=2)
+    assert one.tobytes() == two.tobytes()
+
+
+@pytest.mark.parametrize("rows", [1, 4, 40])
+def test_no_thread_keeps_what_it_read_before(rows: int) -> None:
+    rng = np.random.default_rng(0)
+    given_, attributes = inputs(rng, (rows,), 409, 389, 0.5)
+    model = running.ops_model("SparseGemm", given_, attributes, constants=["values", "gaps", "bias"])
+    one, two = (running.open_session(model, threads=threads) for threads in (1, 2))
+    for _ in range(20):
+        feeds = {"x": rng.normal(size=(rows, 409)).astype(np.float32)}
+        np.testing.assert_array_equal(runtime.run(two, feeds)[0], runtime.run(one, feeds)[0])
+
+
 def test_one_session_of_several_threads() -> None:
     rng = np.random.default_rng(0)
     given_, attributes = inputs(rng, (1,), 61, 53, 0.7)
