@@ -32,7 +32,7 @@ class Layer:
     Attributes:
         operator: The runtime operator that computes it.
         product: The Conv, Gemm or MatMul.
-        quantizer: The Q that it ends in.
+        quantizers: The Q that it ends in; several are equal.
         x: Its integers.
         w: int8: weights of a convolution, or ``[k, n]``.
         scale: float32 ``[n]`` or ``[1]``: scales of x times w by that of y, as onnxruntime's CPU kernels compute it.
@@ -43,7 +43,7 @@ class Layer:
 
     operator: str
     product: ir.Node
-    quantizer: ir.Node
+    quantizers: list[ir.Node]
     x: ir.Value
     w: np.ndarray
     scale: np.ndarray
@@ -53,7 +53,7 @@ class Layer:
 
     def unsigned(self) -> list[ir.Value]:
         """Return those of the integers that it reads and writes which are uint8."""
-        found = (self.x, self.quantizer.outputs[0], self.residual)
+        found = (self.x, self.residual, *(node.outputs[0] for node in self.quantizers))
         return [value for value in found if value is not None and value.dtype == ir.DataType.UINT8]
 
 
@@ -99,7 +99,11 @@ def _layer(quantizer: ir.Node, context: Context) -> Layer | Left | None:
     if out is None or out.scale.size != 1:
         return None
     step, zero = out.scale.reshape(()), int(out.signed_zero.reshape(()))
-    node, low, high = _clipped(_before(quantizer, 0), step, zero, context)
+    quantizers = _equal(quantizer, out, context)
+    if quantizers[0] is not quantizer:
+        return None  # it belongs to the first
+    last = quantizer.inputs[0].producer() if len(quantizers) > 1 and quantizer.inputs[0] else _before(quantizer, 0)
+    node, low, high = _clipped(last, step, zero, context)
     attributes: dict[str, Any] = {"y_zero_point": zero, "low": low, "high": high}
     residual = None
     if node is not None and node.op_type == "Add" and node.domain == "":
@@ -135,7 +139,24 @@ def _layer(quantizer: ir.Node, context: Context) -> Layer | Left | None:
         return Left(node, "the bias is not of integers in units of both scales")
     attributes |= {"x_zero_point": int(x.signed_zero.reshape(())), **more}
     name = ("Int8Conv" if node.op_type == "Conv" else "Int8Gemm") + ("Add" if residual is not None else "")
-    return Layer(name, node, quantizer, x.integers, weights, factor / step, bias, residual, attributes)
+    return Layer(name, node, quantizers, x.integers, weights, factor / step, bias, residual, attributes)
+
+
+def _equal(quantizer: ir.Node, out: Dequantized, context: Context) -> list[ir.Node]:
+    """Return all Q of a sum where they make the same integers of it and nothing else reads it; else the one alone."""
+    value = quantizer.inputs[0]
+    if value is None or value.is_graph_output():
+        return [quantizer]
+    found: list[ir.Node] = []
+    for node, position in value.uses():
+        mine = node.op_type == "QuantizeLinear" and node.domain == "" and position == 0 and node.graph is value.graph
+        other = quantized(node, node.outputs[0], [quantizer.outputs[0].dtype or BYTES[0]], context) if mine else None
+        if other is None or node.outputs[0].is_graph_output():
+            return [quantizer]
+        if other.scale.size != 1 or other.scale != out.scale or other.zero != out.zero:
+            return [quantizer]
+        found.append(node)
+    return found
 
 
 def _before(node: ir.Node, position: int) -> ir.Node | None:

@@ -28,7 +28,7 @@ class LowerInt8:
 
     *Never* where something else reads what lies between, for activations of other types than int8, for weights with
     zero points (128 in uint8 is none) or with scales along an axis that is summed over, or for biases that are not
-    integers in units of both scales.
+    integers in units of both scales: one of floats would have to be rounded. What stays is said with its reason.
 
     *Needs* runtime operators (``--operators``), Q and DQ as ``graphopt quantize --target cuda`` places them, and
     ``signed-activations`` before it for models that others have quantized to uint8.
@@ -69,7 +69,7 @@ def _say_what_stays(rows: list[Left], context: Context) -> None:
 
 
 def _write(layer: Layer, context: Context, edit: Edit) -> None:
-    old = layer.quantizer.outputs[0]
+    old = layer.quantizers[0].outputs[0]
     name = str(old.name)
     inputs = [
         edit.current(layer.x),  # an operator in front has taken the place of the Q there
@@ -78,12 +78,12 @@ def _write(layer: Layer, context: Context, edit: Edit) -> None:
         edit.constant(layer.bias, f"{name}_bias"),
         *([] if layer.residual is None else [edit.current(layer.residual)]),
     ]
-    place = edit.before(layer.quantizer)
-    users = list(old.uses())
-    like = layer.quantizer.inputs[0]
+    like = layer.quantizers[0].inputs[0]
     assert like is not None
+    place = edit.behind(like)
     new = call(
         context, edit, layer.operator, inputs, place, f"{name}_int8", dims.sizes(old), like, layer.attributes,
         ir.DataType.INT8,
     )  # fmt: skip
-    edit.stand_in(old, new, users)
+    for quantizer in layer.quantizers:
+        edit.stand_in(quantizer.outputs[0], new, list(quantizer.outputs[0].uses()))

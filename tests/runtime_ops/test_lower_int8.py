@@ -125,7 +125,7 @@ def test_a_bias_of_zeros_in_other_units() -> None:
 def test_weights_that_are_quantized_in_the_graph(axis: int | None, constant: bool) -> None:
     """Halves go to the even number and ends saturate, as onnxruntime computes it: the same bits."""
     net = Layers()
-    step = np.float32([0.01, 0.02, 0.04, 0.08]) if axis is not None else np.float32(0.01)
+    step = np.array([0.01, 0.02, 0.04, 0.08], np.float32) if axis is not None else np.float32(0.01)
     zero = np.zeros(np.shape(step), np.int8)
     attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     floats = (net.rng.integers(-300, 300, (4, 3, 3, 3)) * np.float32(0.005)).astype(np.float32)
@@ -190,6 +190,28 @@ def test_layers_in_a_row_read_each_other() -> None:
     assert lowered(net.out(y))[0] == ["Int8Conv", "Int8ConvAdd"]
 
 
+def test_several_readers_with_a_q_each() -> None:
+    """Equal Q of one sum are one: some tools give every reader its own."""
+    net = Layers()
+    y = conv(net, net.read("x", "N", 3, 7, 5))
+    proto = net.model(net.dq(net.q(y)), net("Sigmoid", net.dq(net.q(y))))
+    assert lowered(proto)[0] == ["Int8Conv"]
+
+
+def test_equal_outputs_keep_their_names() -> None:
+    net = Layers()
+    y = conv(net, net.read("x", "N", 3, 7, 5))
+    proto = net.model(net.q(y), net.q(y), net.dq(net.q(y)))
+    for output in proto.graph.output[:2]:
+        output.type.tensor_type.elem_type = onnx.TensorProto.INT8
+    assert lowered(proto)[0] == []
+
+
+def _other_q(net: Layers) -> str:
+    y = conv(net, net.read("x", "N", 3, 7, 5))
+    return net("Mul", net.dq(net.q(y)), net.dq(net.q(y, zero=-2), zero=-2))
+
+
 def _read_twice(net: Layers) -> str:
     y = conv(net, net.read("x", "N", 3, 7, 5))
     return net("Mul", net.dq(net.q(y)), net("Sigmoid", y))
@@ -246,8 +268,8 @@ def _computed_clip(net: Layers) -> str:
 
 
 @pytest.mark.parametrize("build", [
-    _read_twice, _relu_read_twice, _zero_point, _summed_axis, _other_bias, _float_bias, _float_input, _padded_by_name,
-    _turned, _factor, _broadcast, _float_residual, _computed_clip,
+    _other_q, _read_twice, _relu_read_twice, _zero_point, _summed_axis, _other_bias, _float_bias, _float_input,
+    _padded_by_name, _turned, _factor, _broadcast, _float_residual, _computed_clip,
 ])  # fmt: skip
 def test_what_stays(build: Callable[[Layers], str]) -> None:
     net = Layers()
