@@ -314,3 +314,46 @@ def test_as_many_copies_as_are_wanted(how: str) -> None:
     examine(Case("one is left", lambda: copies(how, [0, 1, 2, 3, 5]), most=20 + 5 + 15 + 6))
     examine(Case("not zero", lambda: copies(how, [1, 4], 0.5), most=20 + 20 + 60 + 10))
     examine(Case("none", lambda: copies(how, []), least=20 + 30 + 90))
+
+
+def _messages(op: str, reduction: str, form: str) -> Callable[[], onnx.ModelProto]:
+    """A graph layer: features of nodes are gathered along edges, an input, and accumulated where the edges lead."""
+
+    def build() -> onnx.ModelProto:
+        net = Net(18)
+        x, edges = net.input("x", 5, 3), net.input("edges", "E", dtype="i")
+        source, target = (net("Mod", net("Add", edges, np.array(shift)), np.array(5)) for shift in (0, 3))
+        sent = net("Gather", net("Gemm", x, dead(net.normal(3, 7), 1, DEAD)), source)
+        onto = np.zeros((5, 7), np.float32)
+        if form == "a constant is sent":
+            sent = net("Add", sent, np.where(np.isin(np.arange(7), DEAD), np.float32(0.5), np.float32(0)))
+        if form == "onto something else":
+            onto[2, 4] = 1
+        column = net("Unsqueeze", target, [1])
+        if op == "ScatterElements":
+            column = net("Expand", column, net("Shape", sent))
+            if form == "an index for each element":
+                column = net("Mod", net("Add", column, np.arange(7)), np.array(5))
+        attributes = {} if reduction == "none" else {"reduction": reduction}
+        y = net(op, onto, column, sent, **attributes)
+        return net.model(net("Gemm", y, net.normal(7, 2)))
+
+    return build
+
+
+NARROW = 4 * 3 + 4 * 2 + 5 * 4
+
+
+@pytest.mark.parametrize("op", ["ScatterElements", "ScatterND"])
+def test_what_is_accumulated_along_edges(op: str) -> None:
+    """Sums over neighbours keep channels apart, in the two forms in which torch writes ``index_add``."""
+    for reduction in ("add", "max", "min", "mul"):
+        examine(Case(reduction, _messages(op, reduction, ""), most=NARROW, batches=(1, 5)))
+    awake = 4 * 3 + 7 * 2
+    examine(Case("sent", _messages(op, "add", "a constant is sent"), least=awake, batches=(1, 5)))
+    examine(Case("onto", _messages(op, "add", "onto something else"), least=4 * 3 + 5 * 2, batches=(1, 5)))
+    # The smaller of the two is the 0 that is there already, however often it is compared.
+    examine(Case("min", _messages(op, "min", "a constant is sent"), most=NARROW + 7, batches=(1, 5)))
+    examine(Case("max", _messages(op, "max", "a constant is sent"), least=awake, batches=(1, 5)))
+    if op == "ScatterElements":
+        examine(Case("each", _messages(op, "add", "an index for each element"), least=awake, batches=(1, 5)))

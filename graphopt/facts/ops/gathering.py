@@ -110,10 +110,11 @@ class GatherND(Mover):
 def _aligned(node: ir.Node, axis: int, operands: tuple[int, ...], facts: Facts) -> list[Link] | None:
     """Return links along the other axes of ``operands`` where they are as large as the output.
 
-    ``None`` unless the indices are constant: those that are computed are needed whole, wherever they are written from.
+    ``None`` unless the indices are constant, or copies along these axes: those that are computed one by one are needed
+    whole, wherever they are written from.
     """
     out = dims.sizes(node.outputs[0])
-    if out is None or not facts.constants.known(node.inputs[1]):
+    if out is None or not (facts.constants.known(node.inputs[1]) or _copied(node.inputs[1], axis)):
         return None
     links = []
     for other, size in enumerate(out):
@@ -122,6 +123,41 @@ def _aligned(node: ir.Node, axis: int, operands: tuple[int, ...], facts: Facts) 
         if other != axis and all(own is not None and dims.provably_equal(own[other], size) for own in known):
             links += mine
     return links
+
+
+def _copied(index: ir.Value | None, axis: int) -> bool:
+    """Tell whether indices are the same for all positions of the other axes: a vector that was expanded."""
+    producer = None if index is None else index.producer()
+    if producer is None or producer.op_type != "Expand":
+        return False
+    own, wide = dims.sizes(producer.inputs[0]), dims.rank(index)
+    if own is None or wide is None:
+        return False
+    return all(size == 1 or place + wide - len(own) == axis for place, size in enumerate(own))
+
+
+def _neutral(reduction: str, data: np.ndarray, updates: np.ndarray) -> np.ndarray:
+    """Return where a constant stays what it is, however often the other is added to it (multiplied with it, ...)."""
+    if reduction == "add":
+        return updates == 0
+    if reduction == "mul":
+        return (updates == 1) | ((data == 0) & np.isfinite(updates))
+    return updates <= data if reduction == "max" else updates >= data
+
+
+def _accumulated(node: ir.Node, spec: Spec, facts: Facts, reduction: str) -> None:
+    """Record where the data are constant, and what is accumulated onto them changes nothing."""
+    data, updates, out = node.inputs[0], node.inputs[2], node.outputs[0]
+    assert data is not None and updates is not None
+    known = dims.static(out)
+    for link in spec.of_operand(0):
+        size = None if known is None else known[link.out_axis]
+        other = next((one for one in spec.of_operand(2) if one.out_axis == link.out_axis), None)
+        if size is None or other is None:
+            continue
+        onto, added = facts.along(data, link.axis, size), facts.along(updates, other.axis, size)
+        if onto is not None and added is not None:
+            facts.set_dead(out, link.out_axis, onto[0] & added[0] & _neutral(reduction, onto[1], added[1]), onto[1])
 
 
 @rule("GatherElements")
@@ -145,32 +181,39 @@ class GatherElements(Mover):
 
 @rule("ScatterElements")
 class ScatterElements(Mover):
-    """``out = in; out[index[i, j], j] = updates[i, j]``; constant indices are cut along the other axes."""
+    """``out = in; out[index[i, j], j] = updates[i, j]``; constant or expanded indices are cut along the other axes.
+
+    With a reduction, ``out[index[i, j], j] += updates[i, j]``: where zeros are added to a constant, it stays.
+    """
 
     def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
         rank = dims.rank(node.inputs[0])
         if rank is None:
             return None
         axis = normal(node.attributes.get_int("axis", 0), rank)
-        plain = node.attributes.get_string("reduction", "none") == "none"
-        links = _aligned(node, axis, (0, 1, 2), facts) if plain else None
+        links = _aligned(node, axis, (0, 1, 2), facts)
         return Spec(links or [], reason="ScatterElements writes this axis by index", at_source=True)
 
     def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        reduction = node.attributes.get_string("reduction", "none")
+        if reduction != "none":
+            _accumulated(node, spec, facts, reduction)
+            return
         written = Spec([link for link in spec.links if link.operand != 1])
         select_forward(node, written, facts)
 
 
 @rule("ScatterND")
 class ScatterND(Mover):
-    """Rows of ``updates`` at indices of the leading axes, rows of ``data`` elsewhere; the other axes pass through."""
+    """Rows of ``updates`` at indices of the leading axes, rows of ``data`` elsewhere; the other axes pass through.
+
+    With a reduction, rows are added (multiplied, ...) there: where zeros are added to a constant, it stays.
+    """
 
     def spec(self, node: ir.Node, facts: Facts) -> Spec | None:
         data, index, updates = node.inputs[:3]
         known, rows, places = dims.static(data), dims.static(updates), dims.static(index)
         if known is None or rows is None or not known or not places or places[-1] is None:
-            return None
-        if node.attributes.get_string("reduction", "none") != "none":
             return None
         reason = "ScatterND overwrites rows"
         named, front = places[-1], len(places) - 1
@@ -184,10 +227,18 @@ class ScatterND(Mover):
                 for axis in range(named, len(known))
                 if out is not None and dims.provably_equal(value_sizes[axis + shift], out[axis])
             ]
-        moved = self._rows(node, facts)
+        plain = node.attributes.get_string("reduction", "none") == "none"
+        moved = self._rows(node, facts) if plain else None
         if moved is not None:
             links += moved
         return Spec(links, reason=reason, at_source=True)
+
+    def forward(self, node: ir.Node, spec: Spec, facts: Facts) -> None:
+        reduction = node.attributes.get_string("reduction", "none")
+        if reduction == "none":
+            super().forward(node, spec, facts)
+        else:
+            _accumulated(node, spec, facts, reduction)
 
     @staticmethod
     def _rows(node: ir.Node, facts: Facts) -> list[Link] | None:
