@@ -41,8 +41,8 @@ class FourRussians {
   void multiply(const Product& product, uint8_t* memory) const;
   int64_t room() const;
 
-  int64_t looked_up() const { return looked_up_; }  // outputs, from the first one on
-  int64_t index_bytes() const;                      // that were added to the packed weights
+  int64_t multiplied() const { return multiplied_; }  // outputs, from the first one on: VNNI's, whole panels
+  int64_t index_bytes() const;                        // that were added to the packed weights
 
  private:
   struct Chunk {
@@ -50,10 +50,10 @@ class FourRussians {
     bool widen = false;                       // first: its sums might not fit into 16 bits beside those so far
   };
 
-  int64_t outputs_, columns_, looked_up_;
+  int64_t columns_, multiplied_, looked_up_;
   std::vector<Chunk> chunks_;
   std::vector<uint16_t> places_;  // [chunk][run, output][table]: bytes from the first table on; added ones come first
-  std::vector<uint32_t> order_;   // [chunk][run, output]: 64 times the output
+  std::vector<uint32_t> order_;   // [chunk][run, output]: 64 times the output behind the multiplied ones
 };
 
 }  // namespace ternary

@@ -275,7 +275,7 @@ class TernaryGemm : public Kernel {
     float* bias = factor + width;
     auto* offset = reinterpret_cast<int32_t*>(bias + width);
     for (int64_t n = 0; n < outputs_; ++n) {
-      const int zero = n < tables.looked_up() ? job.zero - 128 : job.zero;
+      const int zero = n < tables.multiplied() ? job.zero : job.zero - 128;
       offset[n] = static_cast<int32_t>(sums_[n] * static_cast<uint32_t>(zero));
       factor[n] = job.step * job.scale[job.one_scale ? 0 : n];
       bias[n] = job.bias[job.one_bias ? 0 : n];

@@ -30,16 +30,16 @@ int place(const int (&weights)[FourRussians::kGroup], bool& negative) {
   return kFirst[first - weights] + behind;
 }
 
-// VNNI's share, the last panels, is what it gets done meanwhile: one step of four columns for eight rows goes with the
+// VNNI's share, the first panels, is what it gets done meanwhile: one step of four columns for eight rows goes with the
 // sum of an output over a chunk, and four with a table; ends of runs of outputs go without.
 int64_t panels_for_vnni(int64_t outputs) { return (outputs + 28) / 96; }
 
 }  // namespace
 
 FourRussians::FourRussians(const std::vector<uint8_t>& digits, int64_t outputs, int64_t columns)
-    : outputs_(outputs), columns_(columns) {
-  const int64_t panels = (outputs + kOutputs - 1) / kOutputs;
-  looked_up_ = std::min(outputs, (panels - panels_for_vnni(outputs)) * kOutputs);
+    : columns_(columns) {
+  multiplied_ = panels_for_vnni(outputs) * kOutputs;
+  looked_up_ = outputs - multiplied_;
   const int64_t groups = columns / kGroup, chunks = (groups + kTables - 1) / kTables;
   chunks_.resize(chunks);
   places_.resize(chunks * looked_up_ * kTables);  // zero: the first table's zero
@@ -57,7 +57,7 @@ FourRussians::FourRussians(const std::vector<uint8_t>& digits, int64_t outputs, 
       Sum& sum = sums[n] = Sum();
       int added = 0;
       for (int table = 0; table < tables; ++table) {
-        const uint8_t* digit = digits.data() + n * columns + (chunk * kTables + table) * kGroup;
+        const uint8_t* digit = digits.data() + (multiplied_ + n) * columns + (chunk * kTables + table) * kGroup;
         int weights[kGroup];
         for (int i = 0; i < kGroup; ++i) sum.weights += (weights[i] = digit[i] - 1) != 0;
         bool negative;
@@ -154,10 +154,8 @@ class Beside {
     int64_t left;  // times kSteps, to the end of these products
   };
 
-  GRAPHOPT_AVX512_VNNI Beside(const FourRussians::Product& product, const uint8_t* a, int64_t columns, int64_t first,
-                              int64_t outputs)
-      : product_(product), a_(a), columns_(columns), first_(first), outputs_(outputs) {
-    units_ = (outputs - first + kOutputs - 1) / kOutputs * kParts;
+  Beside(const FourRussians::Product& product, const uint8_t* a, int64_t columns, int64_t panels)
+      : product_(product), a_(a), columns_(columns), units_(panels * kParts) {
     begin();
   }
 
@@ -251,13 +249,11 @@ class Beside {
     const int64_t unit = std::min(unit_, units_ - 1);  // the last one again, for nothing, until the caller asks `done`
     const int64_t groups = columns_ / 16;
     at_ = a_ + unit % kParts * kHigh * columns_;
-    weights_ = product_.packed + (first_ / kOutputs + unit / kParts) * groups * kStep;
+    weights_ = product_.packed + unit / kParts * groups * kStep;
     // What will be written is fetched meanwhile.
-    const int64_t n = first_ + unit / kParts * kOutputs, from = unit % kParts * kHigh;
     for (int row = 0; row < kHigh; ++row) {
-      for (int64_t at = n; at < std::min(n + kOutputs, outputs_); at += kTile) {
-        __builtin_prefetch(product_.y + (from + row) * product_.y_pitch + at, 1);
-      }
+      float* y = product_.y + (unit % kParts * kHigh + row) * product_.y_pitch + unit / kParts * kOutputs;
+      for (int tile = 0; tile < kTiles; ++tile) __builtin_prefetch(y + tile * kTile, 1);
     }
     left_ = groups;
   }
@@ -267,10 +263,9 @@ class Beside {
       begin();
       return;
     }
-    const int64_t n = first_ + unit_ / kParts * kOutputs, from = unit_ % kParts * kHigh;
-    const int count = static_cast<int>(std::min<int64_t>(kOutputs, outputs_ - n));
+    const int64_t n = unit_ / kParts * kOutputs, from = unit_ % kParts * kHigh;
     for (int row = 0; row < kHigh; ++row) {
-      vnni().finish(sums_[row], product_.offset + n, product_.factor + n, product_.bias + n, count,
+      vnni().finish(sums_[row], product_.offset + n, product_.factor + n, product_.bias + n, kOutputs,
                     product_.y + (from + row) * product_.y_pitch + n);
     }
     ++unit_;
@@ -280,7 +275,7 @@ class Beside {
   alignas(64) int32_t sums_[kHigh][kOutputs];
   const FourRussians::Product& product_;
   const uint8_t* a_;
-  int64_t columns_, first_, outputs_, unit_ = 0, units_;
+  int64_t columns_, unit_ = 0, units_;
   const uint8_t *at_, *weights_;
   int64_t left_;
 };
@@ -418,15 +413,16 @@ GRAPHOPT_AVX512_VNNI void widen(int64_t outputs, uint8_t* sums, uint8_t* wide) {
   }
 }
 
-GRAPHOPT_AVX512_VNNI void finish(const FourRussians::Product& product, int64_t outputs, const uint8_t* sums,
-                                 const uint8_t* wide) {
+// Of `outputs` from `first` on.
+GRAPHOPT_AVX512_VNNI void finish(const FourRussians::Product& product, int64_t first, int64_t outputs,
+                                 const uint8_t* sums, const uint8_t* wide) {
   alignas(64) int32_t rows[16][16];
   for (int64_t n = 0; n < outputs; n += kTile) {
     const int count = static_cast<int>(std::min<int64_t>(kTile, outputs - n));
     for (int half = 0; half < 2; ++half) {
       if (n + kTile < outputs) {
         for (int i = 0; i < 16; ++i) {
-          __builtin_prefetch(product.y + (half * 16 + i) * product.y_pitch + n + kTile, 1);
+          __builtin_prefetch(product.y + (half * 16 + i) * product.y_pitch + first + n + kTile, 1);
         }
       }
       __m512i r[16];
@@ -440,8 +436,8 @@ GRAPHOPT_AVX512_VNNI void finish(const FourRussians::Product& product, int64_t o
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) _mm512_store_si512(rows[i], r[i]);
       for (int i = 0; i < 16; ++i) {
-        vnni().finish(rows[i], product.offset + n, product.factor + n, product.bias + n, count,
-                      product.y + (half * 16 + i) * product.y_pitch + n);
+        vnni().finish(rows[i], product.offset + first + n, product.factor + first + n, product.bias + first + n, count,
+                      product.y + (half * 16 + i) * product.y_pitch + first + n);
       }
     }
   }
@@ -457,7 +453,7 @@ GRAPHOPT_AVX512_VNNI void FourRussians::multiply(const Product& product, uint8_t
   uint8_t* wide = sums + outputs * kLine;
   std::memset(sums, 0, outputs * kLine * 3);
   arrange(product.a, product.a_pitch, columns_, a);
-  Beside beside(product, a, columns_, looked_up_, outputs_);
+  Beside beside(product, a, columns_, multiplied_ / kOutputs);
   for (size_t chunk = 0; chunk < chunks_.size(); ++chunk) {
     const int64_t first = chunk * kTables, at = chunk * looked_up_;
     const int count = static_cast<int>(std::min<int64_t>(kTables, columns_ / kGroup - first));
@@ -467,7 +463,7 @@ GRAPHOPT_AVX512_VNNI void FourRussians::multiply(const Product& product, uint8_t
         chunks_[chunk].runs.data(), Looking{tables, places_.data() + at * kTables, order_.data() + at, sums}, beside);
   }
   beside.rest();
-  finish(product, looked_up_, sums, wide);
+  finish(product, multiplied_, looked_up_, sums, wide);
 }
 #undef GRAPHOPT_INSIDE
 #else
