@@ -197,6 +197,24 @@ def test_the_page_is_drawn(tmp_path: Path) -> None:
     assert not ink[:, :20].any() and not ink[:, -20:].any()
 
 
+MEASURED = """<script>
+const cells = [...document.querySelectorAll("td:first-child")];
+document.body.dataset.narrowest = Math.min(...cells.map(cell => cell.getBoundingClientRect().width));
+document.body.dataset.wide = document.documentElement.scrollWidth - innerWidth;
+</script>"""
+
+
+def test_a_telephone_shows_words_and_not_letters(tmp_path: Path) -> None:
+    """Names are not broken letter by letter, and tables scroll inside of a page that does not."""
+    page = tmp_path / "report.html"
+    report = optimized()
+    page.write_text(html.render(report) + MEASURED, encoding="utf-8")
+    seen = browse(page, "--dump-dom", "--window-size=400,2000").stdout
+    narrowest, wide = (re.search(rf'data-{name}="([-\d.]+)"', seen) for name in ("narrowest", "wide"))
+    assert narrowest is not None and wide is not None
+    assert float(narrowest[1]) > 100 and float(wide[1]) <= 0
+
+
 def test_a_blank_page_would_be_noticed(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text("<!DOCTYPE html><title>nothing</title><style>body { background: #fff }</style>")

@@ -65,10 +65,11 @@ h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.
 p.soft, td.soft { color: var(--soft); } .good { color: var(--new); } .bad { color: var(--bad); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line);
-  overflow-wrap: anywhere; }
+  overflow-wrap: anywhere; min-width: 4.5rem; }
+td.n { min-width: 0; } td:first-child:not(.n) { min-width: 8rem; } td:last-child:not(.n) { min-width: 12rem; }
 th { font-weight: 600; white-space: nowrap; } .n { text-align: right; font-variant-numeric: tabular-nums;
   white-space: nowrap; }
-svg { display: block; } svg.columns { margin-bottom: .8rem; }
+svg { display: block; } svg.columns { margin-bottom: .8rem; max-width: 100%; }
 svg .old { fill: var(--old); } svg .new { fill: var(--new); }
 th .old::before, th .new::before { content: ""; display: inline-block; width: .6em; height: .6em; margin-right: .4em;
   background: var(--old); } th .new::before { background: var(--new); }
@@ -172,7 +173,8 @@ def _pass_bars(before: Stats, rows: Sequence[PassRow]) -> str:
         for index, (name, value) in enumerate(zip(names, values, strict=True))
     )
     return (
-        f'<svg class="columns" width="{len(values) * step:.0f}" height="{height}" role="img" '
+        f'<svg class="columns" width="{len(values) * step:.0f}" height="{height}" '
+        f'viewBox="0 0 {len(values) * step:.0f} {height}" preserveAspectRatio="none" role="img" '
         f'aria-label="parameters after each pass">{columns}</svg>'
     )
 
