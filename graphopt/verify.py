@@ -249,11 +249,13 @@ class Reference:
         if not runtime.takes_kernels(source):
             return []
         session = runtime.session(source, optimize=False, operators=False)
+        exact: Any = None
         for number, case in enumerate(self._cases):
             inputs = self._feeds(case)
             found, problem = self._against(case.outputs, session, inputs, number)
             if problem and self._between_steps(found):
-                _, problem = self._in_integers(session, inputs, number)
+                exact = exact or _integers(source, operators=False) or session
+                _, problem = self._in_integers(exact, inputs, number)
             if problem:
                 return [f"without the native library, sample {number} ({_describe(case.shapes)}): {problem}"]
         return []
@@ -503,10 +505,10 @@ def _interface_problem(
     return None
 
 
-def _integers(source: Source) -> Any:
+def _integers(source: Source, operators: bool = True) -> Any:
     """A session that computes with integers wherever it can; None where onnxruntime does not get that far."""
     try:
-        return runtime.session(source, integers=True)
+        return runtime.session(source, integers=True, operators=operators)
     except ModelError:
         return None
 
