@@ -25,7 +25,7 @@ constexpr int64_t kAhead = 2 * kRows;    // of the rows that are written, their 
 constexpr int64_t kLine = 64;            // bytes of memory that come together
 constexpr int64_t kFinish = 8;           // instructions that make outputs of a register of counts
 constexpr int64_t kShare = 1 << 13;      // instructions that are worth a thread's while
-constexpr int64_t kRead = 1 << 13;       // numbers whose packing is
+constexpr int64_t kRead = 1 << 14;       // numbers whose packing is
 constexpr int64_t kUnits = 8;            // that are wanted, so that threads have something to do
 
 struct ToFloat : Scaled {
