@@ -40,6 +40,7 @@ class State:
         histograms: By name of the value.
         parameters: Scales and zero points of the activations and weights of the placement.
         asked: What the parameters of each value were found for: its type, its constraint, and whose numbers it shares.
+        shared: The names of the values whose numbers share one scale, by that of the group.
         corrections: What is added to the bias of a node when it is quantized, ``[channels]``.
         codes: Integers of weights that are not simply rounded to nearest: int64, of the weight's shape.
     """
@@ -57,6 +58,7 @@ class State:
     histograms: dict[str, Histogram] = field(default_factory=dict)
     parameters: dict[ir.Value, Parameters] = field(default_factory=dict)
     asked: dict[ir.Value, object] = field(default_factory=dict)
+    shared: dict[str, tuple[str, ...]] = field(default_factory=dict)
     calibrations: int = 0
     """How often data was collected."""
     calibrated: int = 0

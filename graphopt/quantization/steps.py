@@ -271,12 +271,19 @@ def find_parameters(context: Context) -> None:
     shared: dict[str, list[str]] = {}
     for value, row in placement.activations.items():
         shared.setdefault(row.share or str(value.name), []).append(str(value.name))
+    for key, names in shared.items():  # the same object as before where nothing changed: long ones are compared once
+        state.shared[key] = state.shared[key] if state.shared.get(key) == tuple(names) else tuple(names)
+    solutions: dict[object, Parameters] = {}
     for value, row in placement.activations.items():
-        names = tuple(shared[row.share or str(value.name)])
-        if _asked_anew(state, value, (row.grid, row.constraint, names)):
-            seen = functools.reduce(operator.add, (state.histograms[name] for name in names))
-            solution = solve(seen, row.grid, row.constraint, method=request.method, percent=request.percent)
-            found[value] = in_type(solution, value, above=row.constraint.upper is None)
+        key = row.share or str(value.name)
+        if _asked_anew(state, value, (row.grid, row.constraint, state.shared[key])):
+            wanted = (key, row.grid, row.constraint)
+            if wanted not in solutions:
+                seen = functools.reduce(operator.add, (state.histograms[name] for name in state.shared[key]))
+                solutions[wanted] = solve(
+                    seen, row.grid, row.constraint, method=request.method, percent=request.percent
+                )
+            found[value] = in_type(solutions[wanted], value, above=row.constraint.upper is None)
     for value, row in placement.weights.items():
         if _asked_anew(state, value, (row.grid, row.constraint, row.axis)):
             array = context.constants.array(value)

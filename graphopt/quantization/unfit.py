@@ -42,10 +42,14 @@ def unfit(state: State) -> dict[ir.Node, str]:
 
 def _absorbing(node: ir.Node) -> list[ir.Node]:
     """Return who writes what a Relu or Clip reads, into whose kernel it may go."""
-    if node.op_type not in ("Relu", "Clip") or node.inputs[0] is None:
-        return []
-    before = node.inputs[0].producer()
-    return [] if before is None else [before, *_absorbing(before)]
+    found: list[ir.Node] = []
+    while node.op_type in ("Relu", "Clip") and node.inputs[0] is not None:
+        before = node.inputs[0].producer()
+        if before is None:
+            break
+        found.append(before)
+        node = before
+    return found
 
 
 def _reason(row: Activation, seen: Histogram, found: Parameters) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper
 
 from tests.ops.net import Net, dead
 
@@ -66,5 +67,50 @@ def movers(nodes: int) -> onnx.ModelProto:
     return net.model(net("Conv", y, net.normal(2, CHANNELS, 1, 1)))
 
 
-GROWING: dict[str, Callable[[int], onnx.ModelProto]] = {"chain": chain, "stream": stream, "fan": fan, "movers": movers}
+def views(nodes: int) -> onnx.ModelProto:
+    """The same numbers turned and reshaped again and again: in a quantized model all of them have one scale."""
+    net = Net()
+    y = net("Conv", net.input("x", "N", 3, 4, 4), _filters(net, 3))
+    for _ in range(nodes // 4):
+        y = net("Reshape", net("Transpose", y, perm=[0, 2, 3, 1]), [0, 16, CHANNELS])
+        y = net("Reshape", net("Transpose", y, perm=[0, 2, 1]), [0, CHANNELS, 4, 4])
+    return net.model(net("Conv", y, net.normal(2, CHANNELS, 1, 1)))
+
+
+def joined(nodes: int) -> onnx.ModelProto:
+    """Products of one value and one weight, all of them, put together by one Concat."""
+    net = Net()
+    y = net("MatMul", net.input("x", "N", 3), dead(net.normal(3, CHANNELS), 1, [1, 4, 5]))
+    shared = net.constant(dead(net.normal(CHANNELS, CHANNELS), 1, [0, 2, 5]))
+    parts = [net("MatMul", net("Mul", y, net.normal(1)), shared) for _ in range(nodes // 2)]
+    return net.model(net("MatMul", net("Concat", *parts, axis=1), net.normal(CHANNELS * len(parts), 2)))
+
+
+def bodies(nodes: int) -> onnx.ModelProto:
+    """Branches in a row that read weights and values outside of them."""
+    net = Net()
+    flag, y = net.input("flag", dtype="b"), net("Conv", net.input("x", "N", 3, 4, 4), _filters(net, 3))
+    for number in range(nodes // 5):
+        branches = {}
+        for branch, op in (("then", "Relu"), ("else", "Abs")):
+            name = f"{branch}{number}"
+            out = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", CHANNELS, 4, 4])
+            inside = [
+                helper.make_node("Conv", [y, net.constant(_filters(net))], [f"{name}_conv"], name=f"{name}_conv"),
+                helper.make_node(op, [f"{name}_conv"], [name], name=name),
+            ]
+            branches[f"{branch}_branch"] = helper.make_graph(inside, name, [], [out])
+        y = net("If", flag, **branches)
+    return net.model(net("Conv", y, net.normal(2, CHANNELS, 1, 1)))
+
+
+GROWING: dict[str, Callable[[int], onnx.ModelProto]] = {
+    "chain": chain,
+    "stream": stream,
+    "fan": fan,
+    "movers": movers,
+    "views": views,
+    "joined": joined,
+    "bodies": bodies,
+}
 """By name: called with about how many nodes."""
