@@ -51,6 +51,7 @@ def gpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         pytest.skip("no C++ compiler here")
     built = tmp_path_factory.mktemp("binary") / "kernels.so"
     flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-DGRAPHOPT_EMULATED", "-x", "c++"]
+    flags += ["-fsanitize=alignment", "-fno-sanitize-recover=alignment"]
     flags += [] if request.param == "cores" else ["-DGRAPHOPT_NO_BINARY_CORES"]
     folders = [f"-I{SOURCES}", f"-I{Path(__file__).parent / 'emulator'}"]
     sources = [str(SOURCES / name) for name in ("binary_pack.cu", "binary_product.cu")]

@@ -1,12 +1,18 @@
 // Plays a GPU on the processor, so that kernels which use tensor cores can be run where there is none: a block's threads
 // are coroutines, what a warp does together happens when its last lane has come, and asynchronous work is done as late
 // as the waits allow. Memory that an asynchronous copy will write is spoilt at once: who still reads it, or reads it too
-// early, gets garbage. Addresses outside of shared memory, or of ranges that were announced, end the run.
+// early, gets garbage. What ends the run: addresses outside of shared memory or of ranges that were announced, or not
+// aligned as an instruction wants them; tensor cores (`wgmma`) that are to read what ordinary instructions wrote and no
+// fence and barrier published; a product before `wgmma.fence`; a launch that CUDA refuses.
+//
+// What it does not see: what a plain pointer reads or writes in shared memory without a barrier, unless another order of
+// threads changes the result; registers of a product that is under way, when they are read and not used.
 //
 // The twin of runtime_ops/core/tensor_cores.h; see there for what the instructions do.
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -90,6 +96,8 @@ struct Thread {
   bool ended = false;
   int id = 0;
   std::vector<std::vector<Copy>> groups{1};  // of copies; the last is not committed
+  bool fenced = false;                       // registers, for the products of the next group
+  std::vector<uint32_t> wrote;               // pieces of shared memory, since it published any
 };
 
 // A barrier of one thread and announced bytes.
@@ -126,6 +134,10 @@ struct Block {
   unsigned char* memory = nullptr;  // where address 0 would lie
   unsigned char* shared = nullptr;  // a multiple of 16, as on the device, and of no more: kernels align for themselves
   size_t bytes = 0;                 // up to the end of `shared`
+  // Of each 16 bytes: 1 + the thread whose ordinary instructions wrote them and which has not published them; -1 where it
+  // has, and no barrier has told the others.
+  std::vector<int> unpublished;
+  std::vector<uint32_t> published;
   dim3 index, grid;
   std::vector<Thread> threads;
   Group barrier;
@@ -166,12 +178,23 @@ void together(Group& group, int lane, const void* given, F work) {
   while (group.generation == generation) pause();
 }
 
-inline void synchronize() { together(block().barrier, thread().id, nullptr, [] {}); }
+inline void tell(Block& of) {
+  for (uint32_t piece : of.published) {
+    if (of.unpublished[piece] < 0) of.unpublished[piece] = 0;
+  }
+  of.published.clear();
+}
+
+inline void synchronize() {
+  together(block().barrier, thread().id, nullptr, [] { tell(block()); });
+}
 
 inline int block_of_cluster() { return block().rank; }
 inline void cluster_synchronize() {
   Cluster& cluster = *block().cluster;
-  together(cluster.barrier, block().rank * static_cast<int>(block().threads.size()) + thread().id, nullptr, [] {});
+  together(cluster.barrier, block().rank * static_cast<int>(block().threads.size()) + thread().id, nullptr, [&] {
+    for (auto& one : cluster.blocks) tell(*one);
+  });
 }
 
 inline void need_shared(uint32_t address, uint32_t bytes, uint32_t alignment) {
@@ -192,6 +215,11 @@ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(static_cast<const unsigned char*>(pointer) - block().memory);
 }
 
+inline void written(uint32_t to) {
+  block().unpublished[to / 16] = thread().id + 1;
+  thread().wrote.push_back(to / 16);
+}
+
 inline void copy16(uint32_t to, const void* from, int bytes) {
   need_shared(to, 16, 16);
   if (bytes != 0) need_global(from, 16);
@@ -204,6 +232,7 @@ void copies_wait() {
   auto& groups = thread().groups;
   while (groups.size() > Pending + 1) {
     for (const Copy& copy : groups.front()) {
+      written(copy.to);
       if (copy.bytes != 0) {
         std::memcpy(block().memory + copy.to, copy.from, 16);
       } else {
@@ -215,6 +244,7 @@ void copies_wait() {
 }
 inline void store16(uint32_t to, uint32_t word) {
   need_shared(to, 16, 16);
+  written(to);
   for (int i = 0; i < 4; ++i) std::memcpy(block().memory + to + 4 * i, &word, 4);
 }
 
@@ -243,6 +273,7 @@ inline void barrier_expect(uint32_t address, int bytes) {
 }
 inline void copy_to_pair(uint32_t to, const void* from, int bytes, uint32_t barrier) {
   need_shared(to, bytes, 16);
+  if (bytes % 16 != 0) fail("the bytes of a copy are no multiple of 16");
   for (int at = 0; at < bytes; at += 16) need_global(static_cast<const char*>(from) + at, 16);
   for (auto& other : block().cluster->blocks) {
     if (other->barriers.empty()) fail("the other block has made no barriers yet");
@@ -264,6 +295,7 @@ inline void barrier_wait(uint32_t address, uint32_t parity) {
     copies.erase(copies.begin());
     for (auto& other : block().cluster->blocks) {
       std::memcpy(other->memory + copy.to, copy.from, copy.bytes);
+      std::fill_n(other->unpublished.begin() + copy.to / 16, copy.bytes / 16, 0);
       Barrier& barrier = barrier_at(*other, copy.barrier);
       barrier.bytes -= copy.bytes;
       barrier_changed(barrier);
@@ -313,25 +345,46 @@ inline void multiply(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t 
   });
 }
 
-// One number of an operand that a descriptor describes.
-inline int element(uint64_t descriptor, int row, int k) {
+// Where a number of an operand lies that a descriptor describes.
+inline uint32_t place(uint64_t descriptor, int row, int k) {
   if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) fail("only the 128-byte swizzle at multiples of 1024 is played");
   const auto start = static_cast<uint32_t>(descriptor & 0x3FFF) << 4, stride = static_cast<uint32_t>(descriptor >> 32 & 0x3FFF) << 4;
   uint32_t address = start + static_cast<uint32_t>(row / 8) * stride + static_cast<uint32_t>(row % 8) * 128 + k;
   address ^= (address >> 7 & 7) << 4;
   need_shared(address, 1, 1);
-  return static_cast<int8_t>(block().memory[address]);
+  return address;
+}
+inline int element(uint64_t descriptor, int row, int k) {
+  return static_cast<int8_t>(block().memory[place(descriptor, row, k)]);
+}
+// At the time when a product begins: all threads that wrote its operands have published them.
+inline void need_published(uint64_t descriptor, int rows) {
+  for (int row = 0; row < rows; ++row) {
+    for (int k = 0; k < 32; k += 16) {
+      if (block().unpublished[place(descriptor, row, k) / 16] != 0) fail("tensor cores read what was not published");
+    }
+  }
 }
 
-inline void publish() {}
+inline void publish() {
+  for (uint32_t piece : thread().wrote) {
+    if (block().unpublished[piece] != thread().id + 1) continue;
+    block().unpublished[piece] = -1;
+    block().published.push_back(piece);
+  }
+  thread().wrote.clear();
+}
 template <int N>
 void settle(int (&)[N][4]) {}
-inline void group_begin() {}
+inline void group_begin() { thread().fenced = true; }
 template <int N>
 void multiply(int (&d)[N][4], uint64_t a, uint64_t b, int add) {
   const int four = thread().id / 128;
   Group& group = block().fours[four];
+  if (!thread().fenced) fail("wgmma.fence is missing");
   together(group, thread().id % 128, &d[0][0], [&] {
+    need_published(a, 64);
+    need_published(b, N * 8);
     Wgmma work{{}, a, b, add, N * 8};
     for (const void* sums : group.given) work.sums.push_back(static_cast<int*>(const_cast<void*>(sums)));
     block().pending[four].back().push_back(work);
@@ -339,6 +392,7 @@ void multiply(int (&d)[N][4], uint64_t a, uint64_t b, int add) {
 }
 inline void group_commit() {
   const int four = thread().id / 128;
+  thread().fenced = false;
   together(block().fours[four], thread().id % 128, nullptr, [&] { block().pending[four].emplace_back(); });
 }
 template <int Pending>
@@ -405,7 +459,10 @@ inline void run(Cluster& cluster) {
 
 template <class P>
 int launch_clusters(void (*kernel)(P), dim3 grid, int blocks, int threads, size_t shared, void*, const P& problem) {
-  constexpr size_t kStack = 128 * 1024;
+  constexpr size_t kStack = 128 * 1024, kMostShared = 227 * 1024;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) fail("the grid is empty");
+  if (grid.x > 0x7FFFFFFFu || grid.y > 65535 || grid.z > 65535) fail("the grid is too large");
+  if (threads < 1 || threads > 1024 || shared > kMostShared) fail("the block is too large");
   if (grid.x % blocks != 0) fail("the grid is no multiple of the cluster");
   std::vector<std::unique_ptr<unsigned char[]>> memory;
   for (int i = 0; i < blocks; ++i) memory.emplace_back(new unsigned char[shared + kFirst]);
@@ -422,6 +479,7 @@ int launch_clusters(void (*kernel)(P), dim3 grid, int blocks, int threads, size_
           now.memory = memory[rank].get();
           now.shared = now.memory + kFirst;
           now.bytes = shared + kFirst;
+          now.unpublished.assign(now.bytes / 16 + 1, 0);
           std::memset(now.shared, 0xA5, shared);
           now.index = dim3(x + rank, y, z);
           now.grid = grid;

@@ -68,6 +68,7 @@ def library() -> ctypes.CDLL | None:
     folder = tempfile.mkdtemp(prefix="graphopt-emulator-")
     target = f"{folder}/libint8.so"
     flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-DGRAPHOPT_EMULATED"]
+    flags += ["-fsanitize=alignment", "-fno-sanitize-recover=alignment"]  # as the GPU does not forgive it
     include = [f"-I{core}", f"-I{Path(__file__).parent}"]
     try:
         subprocess.run(

@@ -29,6 +29,7 @@ def library(operator: str) -> ctypes.CDLL | None:
     text = (home / operator / "kernel.cu").read_text(encoding="utf-8")
     source.write_text(_LAUNCH.sub(r"play(\2, [&] { \1(\3); });", text), encoding="utf-8")
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-fpermissive", "-w"]
+    flags += ["-fsanitize=alignment", "-fno-sanitize-recover=alignment"]  # as the GPU does not forgive it
     include = [f"-I{here / 'stubs'}", f"-I{home / 'core'}", f"-I{home / operator}"]
     target = folder / "libmoves.so"
     try:

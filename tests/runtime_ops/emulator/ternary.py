@@ -33,6 +33,7 @@ def library() -> ctypes.CDLL | None:
     home = Path(runtime_ops.__file__).parent
     target = f"{tempfile.mkdtemp(prefix='graphopt-emulator-')}/libternary.so"
     flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-DGRAPHOPT_EMULATED"]
+    flags += ["-fsanitize=alignment", "-fno-sanitize-recover=alignment"]  # as the GPU does not forgive it
     source = home / "ternary_gemm" / "kernel.cu"
     include = [f"-I{home / 'core'}", f"-I{Path(__file__).parent}"]
     try:
