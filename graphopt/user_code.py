@@ -25,8 +25,10 @@ def load_object(target: str, form: str = "PKG.MODULE:NAME") -> Any:
         GraphoptError: Importing it raised; the message names the line.
     """
     path, colon, attribute = target.partition(":")
-    if not colon or not path or not attribute:
+    if not colon or not attribute or not all(name.isidentifier() for name in path.split(".")):
         raise UsageError(f"the target '{target}' cannot be read", help=f"write it as {form}")
+    if path.endswith(".py"):
+        raise UsageError(f"'{path}' is a file, not a module", target, f"write it as {path[:-3]}:{attribute}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ NAME = "checkpoint.pt"
 
 _PARTS = frozenset(("of", "net", "hooks", "history", "finished", "halfway", "drawn"))
 """What ``Trainer`` writes."""
+
+_HALFWAY = frozenset(("stage", "epoch", "loss", "settings", "optimizer"))
+_DRAWN = frozenset(("order", "changes", "chance"))
+_ROW = frozenset(("stage", "epoch", "loss"))
 
 _RESTART = "name another folder, or --restart to begin anew"
 
@@ -48,9 +53,50 @@ def read(folder: Path) -> dict[str, Any] | None:
     except Exception as error:  # torch raises what pickle, zipfile and itself raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise GraphoptError(f"not a checkpoint: {reason}", str(path), _RESTART) from error
-    if not isinstance(state, dict) or not isinstance(state.get("of"), dict) or not state.keys() >= _PARTS:
+    if not isinstance(state, dict) or not state.keys() >= _PARTS or not _sound(state):
         raise GraphoptError("not a checkpoint of a training", str(path), _RESTART)
     return state
+
+
+def _sound(state: Mapping[str, Any]) -> bool:
+    """Tell whether the parts are of the kinds that ``Trainer`` writes."""
+    parts = [state["of"], state["net"], state["hooks"], state["finished"]]
+    halfway, drawn, rows = state["halfway"], state["drawn"], state["history"]
+    return (
+        all(isinstance(part, dict) for part in parts)
+        and (halfway is None or (isinstance(halfway, dict) and halfway.keys() >= _HALFWAY))
+        and (isinstance(drawn, list) and len(drawn) == state["of"].get("processes"))
+        and all(isinstance(one, dict) and one.keys() >= _DRAWN for one in drawn)
+        and isinstance(rows, list)
+        and all(isinstance(row, dict) and row.keys() >= _ROW for row in rows)
+    )
+
+
+@contextmanager
+def taken(folder: Path, what: str) -> Iterator[None]:
+    """Say that a checkpoint is damaged where what it says of ``what`` cannot be taken over.
+
+    Raises:
+        GraphoptError: Instead of whatever a wrong value raises.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        where = str(folder / NAME)
+        raise GraphoptError(f"the checkpoint says of {what} what cannot be: {said}", where, _RESTART) from error
+
+
+def finite(net: nn.Module, folder: Path) -> None:
+    """Refuse parameters that no training leaves behind: it ends where a loss is not finite.
+
+    Raises:
+        GraphoptError: One holds nan or an infinity.
+    """
+    for name, one in net.named_parameters():
+        if not torch.isfinite(one).all():
+            what = f"the checkpoint holds numbers that are not finite: {name}"
+            raise GraphoptError(what, str(folder / NAME), _RESTART)
 
 
 def _whole(path: Path) -> None:

@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from graphopt.errors import GraphoptError
+
+_CHUNK = 4096
+"""Samples that are looked at in one go."""
+
 
 class Samples(Protocol):
     """Pairs of an input and a target, by number: a ``Split``, or any map-style ``torch.utils.data.Dataset``."""
@@ -54,6 +59,31 @@ def take(samples: Samples, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         return samples.__getitems__(indices)
     inputs, targets = default_collate([samples[index] for index in indices])
     return inputs, targets
+
+
+def finite(data: Data) -> None:
+    """Refuse numbers that no loss can be computed of; samples that are not held in memory are not looked at.
+
+    Raises:
+        GraphoptError: It says which array, how many numbers, and where the first one is.
+    """
+    for part in ("train", "test"):
+        split = getattr(data, part)
+        for name in ("inputs", "targets"):
+            numbers = getattr(split, name, None)
+            if not isinstance(numbers, Tensor) or not numbers.is_floating_point():
+                continue
+            each = [int((~torch.isfinite(some)).sum()) for some in numbers.split(_CHUNK)]
+            if not any(each):
+                continue
+            start = _CHUNK * next(place for place, number in enumerate(each) if number)
+            first, *inside = (~torch.isfinite(numbers[start : start + _CHUNK])).nonzero()[0].tolist()
+            index = (start + first, *inside)
+            raise GraphoptError(
+                f"the data holds numbers that are not finite: {sum(each)} of {numbers.numel()} in {part}.{name}",
+                f"{part}.{name}{list(index)} is {float(numbers[index])}",
+                "leave such samples out, or say what stands for what is missing",
+            )
 
 
 def as_stored(inputs: Tensor) -> Tensor:

@@ -185,12 +185,41 @@ def _found(source: str | Path) -> Path:
         raise UsageError("the recipe is a folder", str(source), "name a YAML file")
     meant = nearest(str(source), known)
     hint = f"did you mean {meant}? " if meant else ""
+    if ":" in str(source):
+        hint = f"a family of your own is named in a recipe, family: {source}; "
     raise UsageError("there is no such recipe", str(source), f"{hint}name a YAML file, or a family: {', '.join(known)}")
+
+
+class _Twice(Exception):  # noqa: N818 - it never leaves this file
+    """A key is there twice; lines are counted from 1."""
+
+    def __init__(self, key: str, first: int, line: int) -> None:
+        super().__init__(key)
+        self.key, self.first, self.line = key, first, line
+
+
+class _Once(yaml.SafeLoader):
+    """Refuses a key that a part has twice: YAML forbids it, and the usual loader silently takes the last one."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Read a part."""
+        node = super().compose_mapping_node(anchor)
+        seen: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in seen:
+                    raise _Twice(key.value, seen[name], line)
+                seen[name] = line
+        return node
 
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Once)
+    except _Twice as twice:
+        where, first = f"{path}:{twice.line}", f"it is in line {twice.first} first"
+        raise UsageError(f"the key '{twice.key}' is there twice", where, f"{first}; leave one of them out") from None
     except OSError as error:
         raise UsageError(f"the recipe cannot be read: {error.strerror}", str(path)) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

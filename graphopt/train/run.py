@@ -28,7 +28,7 @@ from graphopt.report import files, words
 from graphopt.report.schema import FileInfo, Report, plain
 from graphopt.report.training import StageRow, TrainingReport
 from graphopt.train import agreement, checkpoint, distributed
-from graphopt.train.data import Data, take
+from graphopt.train.data import Data, finite, take
 from graphopt.train.recipe import METHODS, Recipe, settings_of
 from graphopt.train.trainer import Progress, Trainer, quiet
 from graphopt.user_code import users_fault
@@ -124,6 +124,7 @@ class Run:
         data = recipe.load_data()
         if not len(data.train) or not len(data.test):
             raise GraphoptError("there is nothing to train on, or nothing to judge by", recipe.source, "see data")
+        finite(data)
         net = recipe.new_net()
         self._check(net, data)
         trainer = self._trainer(net, data, "float")
@@ -174,6 +175,13 @@ class Run:
                     family.name,
                     f"its {kind}s are {', '.join(known)}: let '{kind}' of the family name one of them",
                 )
+        more = [str(one.name) for one in model.graph.inputs if one.name != family.input]
+        if more and family.feeds is None:
+            raise UsageError(
+                f"the exported model wants {', '.join(more)} beside '{family.input}', and the family has no feeds",
+                family.name,
+                "let its 'feeds' return all inputs of a batch, or let 'example' leave out what forward can do without",
+            )
         return model
 
     # --- training ---
@@ -274,6 +282,8 @@ class Run:
             f"pruned {pruned.sparsity:.1%} of the weights by {self._settings.score}, {self._settings.structure}, "
             f"in {rounds} {'round' if rounds == 1 else 'rounds'} with re-training: {self._figure(pruned.figure)}"
         )
+        for name, reason in pruned.left.items():
+            self._say(f"left whole: {name} ({reason})")
         if not distributed.is_first():
             return None
         history = [dataclasses.asdict(row) for row in pruned.history]
@@ -281,7 +291,20 @@ class Run:
         before = self._folder / "pruned.onnx"
         attached = attach(net.cpu(), pruned.masks)
         model_io.save(self._exported(attached), before)
-        return self._optimized("pruned", before, attached, history, data)
+        found = self._optimized("pruned", before, attached, history, data)
+        if self._settings.grouped:
+            self._zeros_left(pruned.masks, found.model, before)
+        return found
+
+    def _zeros_left(self, masks: Mapping[str, torch.Tensor], small: ir.Model, before: Path) -> None:
+        """Say how many numbers of units that are gone are in the file nevertheless."""
+        zeros = sum(int(mask.sum()) for mask in masks.values())
+        left = zeros - stats(model_io.load(self._folder / "trained.onnx")).parameters + stats(small).parameters
+        if left > zeros / 10:  # norms of fewer positions need a few numbers that were not there
+            self._say(
+                f"of {words.count(zeros)} numbers that are zero, {words.count(left)} stay in the file, because it is "
+                f"faster with them; without: graphopt optimize {before} --plan smallest"
+            )
 
     def _optimized(self, name: str, before: Path, net: nn.Module, history: list[dict[str, Any]], data: Data) -> _Small:
         """Optimize the file of a method, and compare it before and after on test samples.

@@ -318,13 +318,17 @@ class Trainer:
         if state is None or self._folder is None:
             return
         checkpoint.expect(state, self._identity(), self._folder)
-        self.net.load_state_dict(state["net"])
+        with checkpoint.taken(self._folder, "the net"):
+            self.net.load_state_dict(state["net"])
+        checkpoint.finite(self.net, self._folder)
         for name, hook in self._hooks.items():
-            hook.load_state_dict(state["hooks"][name])
+            with checkpoint.taken(self._folder, f"'{name}'"):
+                hook.load_state_dict(state["hooks"][name])
         self.history, self._finished, self._halfway = state["history"], state["finished"], state["halfway"]
         mine = state["drawn"][distributed.rank()]
-        self._order.set_state(mine["order"])
-        self._changes.set_state(mine["changes"])
+        with checkpoint.taken(self._folder, "random numbers"):
+            self._order.set_state(mine["order"])
+            self._changes.set_state(mine["changes"])
         self._chance = mine["chance"]
         self.net.eval()
 
@@ -335,7 +339,8 @@ class Trainer:
             return 0
         wanted = dataclasses.asdict(settings)
         checkpoint.expect({"of": state}, {"settings": wanted}, self._folder)
-        optimizer.load_state_dict(dict(state["optimizer"]))
+        with checkpoint.taken(self._folder, "the optimizer"):
+            optimizer.load_state_dict(dict(state["optimizer"]))
         self._set_chance()
         return state["epoch"]
 

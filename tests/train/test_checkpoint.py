@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -259,8 +260,8 @@ def test_reading_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(GraphoptError, match="not a checkpoint"):
         checkpoint.read(tmp_path)
     assert not (tmp_path / "ran").exists()
-    parts = dict.fromkeys(("net", "hooks", "history", "finished", "halfway", "drawn"))
-    torch.save({"of": {}, **parts, "fine": [1, torch.ones(2)]}, tmp_path / checkpoint.NAME)
+    parts = {"net": {}, "hooks": {}, "history": [], "finished": {}, "halfway": None, "drawn": []}
+    torch.save({"of": {"processes": 0}, **parts, "fine": [1, torch.ones(2)]}, tmp_path / checkpoint.NAME)
     assert checkpoint.read(tmp_path) is not None
     torch.save([1], tmp_path / checkpoint.NAME)
     with pytest.raises(GraphoptError, match="not a checkpoint of a training"):
@@ -294,3 +295,39 @@ def test_what_a_disk_damaged_is_refused(tmp_path: Path) -> None:
     torch.save(state, path)
     with pytest.raises(GraphoptError, match="not a checkpoint of a training"):
         program(tmp_path, stages=1)
+
+
+def _nan(state: dict[str, Any]) -> None:
+    next(iter(state["net"].values())).view(-1)[3] = float("nan")
+
+
+WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "weights": (_nan, "not finite: 0.weight"),
+    "hook": (lambda state: state["hooks"].update(diary={"said": 1}), "says of 'diary' what cannot be"),
+    "hooks": (lambda state: state.update(hooks=[1]), "not a checkpoint of a training"),
+    "lost hook": (lambda state: state["hooks"].clear(), "says of 'diary' what cannot be"),
+    "history": (lambda state: state["history"].append("what?"), "not a checkpoint of a training"),
+    "row": (lambda state: state["history"].append({"epoch": 1}), "not a checkpoint of a training"),
+    "drawn": (lambda state: state.update(drawn=[]), "not a checkpoint of a training"),
+    "order": (lambda state: state["drawn"][0].update(order=torch.ones(3)), "says of random numbers what cannot be"),
+    "halfway": (lambda state: state.update(halfway={"stage": "a"}), "not a checkpoint of a training"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_whole_file_that_says_what_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+    def run() -> None:
+        one = trainer(folder=tmp_path)
+        one.add("diary", Diary())
+        one.fit(short())
+
+    run()
+    state = checkpoint.read(tmp_path)
+    assert state is not None
+    run()  # near miss: as it was written it is taken
+    change, said = WRONG[name]
+    change(state)
+    torch.save(state, tmp_path / checkpoint.NAME)
+    with pytest.raises(GraphoptError, match=said) as caught:
+        run()
+    assert "--restart" in (caught.value.help or "")

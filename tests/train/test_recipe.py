@@ -230,3 +230,30 @@ def test_options_of_model_and_data_are_checked(tmp_path: Path) -> None:
 def test_every_part_is_known() -> None:
     known = {one.name for one in fields(recipe.Recipe)}
     assert set(recipe._ATTRIBUTE.values()) < known and set(recipe._ATTRIBUTE) == set(recipe.METHODS)
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, POINTS + "train:\n  epochs: 1\n  rate: 0.1\n  epochs: 3\n")
+    with pytest.raises(UsageError, match="the key 'epochs' is there twice") as caught:
+        recipe.load(path)
+    assert caught.value.where == f"{path}:5" and "line 3" in (caught.value.help or "")
+    near = POINTS + "train: &same {epochs: 1}\nprune: {retrain: {<<: *same, epochs: 3}}\n"
+    found = recipe.load(written(tmp_path, near)).prune
+    assert found is not None and found.retrain.epochs == 3, "what is merged may be said anew"
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "help_"),
+    [
+        (".x:Y", "cannot be read", "write it as PKG.MODULE:NAME"),
+        ("a..b:Y", "cannot be read", "write it as PKG.MODULE:NAME"),
+        ("nets.py:Y", "is a file, not a module", "write it as nets:Y"),
+    ],
+)
+def test_a_family_that_is_not_named_as_modules_are(tmp_path: Path, name: str, said: str, help_: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        recipe.load(written(tmp_path, f"family: {name}\n"))
+    assert help_ in (caught.value.help or "")
+    with pytest.raises(UsageError, match="no such recipe") as caught:
+        recipe.load("nets:Y")
+    assert "family: nets:Y" in (caught.value.help or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 import torch
@@ -14,6 +15,7 @@ from graphopt.train.family import Family
 from graphopt.train.prune import groups, latency
 from graphopt.train.prune.groups import Group
 from graphopt.train.prune.layers import Layer, excluded, outputs_axis
+from graphopt.train.prune.removable import removable
 from graphopt.train.prune.scores import Scores
 from graphopt.train.prune.selection import merged, select
 from graphopt.train.prune.settings import PruneSettings
@@ -26,7 +28,20 @@ Scored = Mapping[str, Sequence[Layer]]
 """By parameter name, the layers that use it."""
 
 
-def chooser(net: nn.Module, scored: Scored, settings: PruneSettings, family: Family | None) -> Chooser:
+@dataclass(frozen=True)
+class Choice:
+    """How each round chooses.
+
+    Attributes:
+        choose: What is zero now.
+        left: Name of a group that is left whole → why.
+    """
+
+    choose: Chooser
+    left: Mapping[str, str] = field(default_factory=dict)
+
+
+def chooser(net: nn.Module, scored: Scored, settings: PruneSettings, family: Family | None) -> Choice:
     """Return what chooses in each round.
 
     Raises:
@@ -35,10 +50,10 @@ def chooser(net: nn.Module, scored: Scored, settings: PruneSettings, family: Fam
     """
     if settings.structure == "n:m":
         runs = list(_runs(scored, settings))
-        return lambda scores, held, share: merged([one.select(scores, held, share) for one in runs])
+        return Choice(lambda scores, held, share: merged([one.select(scores, held, share) for one in runs]))
     if settings.grouped:
         return _of_groups(net, scored, settings, family)
-    return _least(list(_of_weights(scored, settings)), settings)
+    return Choice(_least(list(_of_weights(scored, settings)), settings))
 
 
 def _least(pools: Sequence[Pool], settings: PruneSettings) -> Chooser:
@@ -61,7 +76,7 @@ def _of_weights(scored: Scored, settings: PruneSettings) -> Iterator[Pool]:
             yield Single(name, shape)
 
 
-def _of_groups(net: nn.Module, scored: Scored, settings: PruneSettings, family: Family | None) -> Chooser:
+def _of_groups(net: nn.Module, scored: Scored, settings: PruneSettings, family: Family | None) -> Choice:
     if family is None:
         raise UsageError(
             f"structure '{settings.structure}' needs a family: its example inputs show what belongs together",
@@ -72,17 +87,24 @@ def _of_groups(net: nn.Module, scored: Scored, settings: PruneSettings, family: 
     kinds = {"filter", "head", "hidden"} if settings.structure == "units" else {settings.structure}
     if settings.stream:
         kinds.add("stream")
-    wanted = [one for one in found if one.kind in kinds and not _left_alone(one, scored, settings.exclude)]
-    if not wanted:
-        there = ", ".join(sorted({one.kind for one in found})) or "none"
-        raise UsageError(
-            f"no group of kind {' or '.join(sorted(kinds))} is found", type(net).__name__, f"kinds that are: {there}"
-        )
+    left = {one.name: reason for one in found if one.kind in kinds and (reason := _left_alone(one, scored, settings))}
+    wanted = tuple(one for one in found if one.kind in kinds and one.name not in left)
     shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
+    if model is not None and wanted and settings.amount:  # what a family says of itself is taken as it is
+        worth = removable(wanted, model, shapes, settings.amount)
+        wanted, left = worth.groups, {**left, **worth.left}
+    if not wanted:
+        there = ", ".join(sorted({one.kind for one in found} - kinds)) or "no other kind"
+        why = "; ".join(f"{name}: {reason}" for name, reason in left.items())
+        raise UsageError(
+            f"no group of kind {' or '.join(sorted(kinds))} {'can be pruned' if left else 'is found'}",
+            type(net).__name__,
+            f"there is {there}" + (f"; left whole: {why}" if why else ""),
+        )
     pools = [Together(group, shapes) for group in wanted]
     if not settings.latency:
-        return _least(pools, settings)
-    return _fastest(pools, model or groups.exported(net, family.example(net)), settings)
+        return Choice(_least(pools, settings), left)
+    return Choice(_fastest(pools, model or groups.exported(net, family.example(net)), settings), left)
 
 
 def _on_cpu(net: nn.Module) -> nn.Module:
@@ -98,10 +120,14 @@ def _found(net: nn.Module, family: Family) -> tuple[list[Group], ir.Model | None
     return list(found.groups), found.model
 
 
-def _left_alone(group: Group, scored: Scored, exclude: Sequence[str]) -> bool:
-    """Whether a group is excluded, or has no weight that could say what its units are worth."""
+def _left_alone(group: Group, scored: Scored, settings: PruneSettings) -> str | None:
+    """Return why a group is left alone before anybody looks at it; None: it is not."""
     writers = [one.parameter for one in group.writes]
-    return any(excluded(name, exclude) for name in (group.name, *writers)) or not any(one in scored for one in writers)
+    if any(excluded(name, settings.exclude) for name in (group.name, *writers)):
+        return "it is excluded"
+    if not any(one in scored for one in writers):
+        return "none of its weights is the weight of a layer, which is what scores are of"
+    return None
 
 
 def _fastest(pools: Sequence[Together], model: ir.Model, settings: PruneSettings) -> Chooser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,11 +59,13 @@ class Pruned:
         masks: By parameter name, bool of its shape, on the CPU: True where it is zero.
         history: One row a round.
         before: The task's figure before the first round.
+        left: Name of a group of units that was left whole → why.
     """
 
     masks: Masks
     history: tuple[Round, ...]
     before: float
+    left: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sparsity(self) -> float:
@@ -103,7 +105,7 @@ def prune(trainer: Trainer, settings: PruneSettings, family: Family | None = Non
     pruning = _Surgery(trainer, settings) if settings.score == "surgery" else _Rounds(trainer, settings, family)
     pruning.run(held, record)
     masks = {name: mask.cpu() for name, mask in held.masks.items()}
-    return Pruned(masks, tuple(Round(**row) for row in record.rows), record.before)
+    return Pruned(masks, tuple(Round(**row) for row in record.rows), record.before, pruning.left)
 
 
 class _Record(Hook):
@@ -134,7 +136,8 @@ class _Rounds:
     def __init__(self, trainer: Trainer, settings: PruneSettings, family: Family | None) -> None:
         self._trainer, self._settings = trainer, settings
         self._layers = prunable(trainer.net, settings)
-        self._choose = chooser(trainer.net, self._layers, settings, family)
+        choice = chooser(trainer.net, self._layers, settings, family)
+        self._choose, self.left = choice.choose, choice.left
 
     def run(self, held: Held, record: _Record) -> None:
         rounds = self._settings.rounds
@@ -202,6 +205,7 @@ class _Surgery:
         self._layers = prunable(trainer.net, settings)
         self._hook = Surgery(trainer.net, list(self._layers), settings.amount, settings.scope)
         trainer.add("surgery", self._hook)
+        self.left: Mapping[str, str] = {}
 
     def run(self, held: Held, record: _Record) -> None:
         trainer, settings = self._trainer, self._settings

@@ -227,11 +227,16 @@ def _weight(
     parameters: dict[ir.Value, Parameters],
 ) -> None:
     names = {f"{layer.name}.weight", f"{layer.name}.weight{TURNED}"}
+    rows = copy.deepcopy(layer.module).cpu().weight.detach().flatten(1).numpy()
     readers = [
         (node, position)
         for node in graph
         for position, value in enumerate(node.inputs)
-        if value is not None and value.name in names and node.op_type in _PRODUCTS
+        if value is not None
+        and value.name in names
+        and node.op_type in _PRODUCTS
+        and position == 1
+        and _by_rows(node, value, rows)
     ]
     if not readers:
         raise GraphoptError(
@@ -248,6 +253,20 @@ def _weight(
         nothing = np.zeros(scale.shape)
         parameters[value] = Parameters(scale, zero, nothing, nothing, "trained")
         _bias(node, value, layer, found, placement)
+
+
+def _by_rows(node: ir.Node, weight: ir.Value, rows: np.ndarray) -> bool:
+    """Tell whether a node's channels are the layer's filters.
+
+    They are not where the net multiplies by the weight the other way round, as ``linear(x, layer.weight.t())`` does:
+    the scale of a filter is none of a channel there. That product stays in float, with the weight on its levels.
+    """
+    channels, tensor = TABLE.rows[node.op_type].channels, weight.const_value
+    axis = None if channels is None else channels(node)
+    if axis is None or tensor is None:
+        return True
+    found = np.moveaxis(tensor.numpy(), axis, 0)
+    return np.array_equal(found.reshape(len(found), -1), rows)
 
 
 def _bias(node: ir.Node, weight: ir.Value, layer: Layer, found: Quantizable, placement: Placement) -> None:

@@ -7,6 +7,7 @@ this filter is what has levels. The net is traced by ``torch.fx``; its modules s
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 from collections import Counter
 from contextlib import redirect_stderr
@@ -53,6 +54,11 @@ def folded(net: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
                 f"{name}.weight",
                 "make it permanent: torch.nn.utils.prune.remove, or parametrize.remove_parametrizations",
             )
+        if isinstance(module, LAYERS) and module.weight.dtype != torch.float32:
+            kind = str(module.weight.dtype).removeprefix("torch.")
+            raise GraphoptError(
+                f"a weight of {kind} cannot be quantized", f"{name}.weight", "make the net one of float32"
+            )
     graph_module = _traced(copy.deepcopy(net).eval())
     shapes(graph_module, tuple(one.to(_device(net)) for one in example))
     calls = Counter(node.target for node in graph_module.graph.nodes if node.op == "call_module")
@@ -86,7 +92,20 @@ def shapes(net: fx.GraphModule, example: tuple[Tensor, ...]) -> None:
         ) from error
 
 
+def _called(layer: nn.Module) -> fx.GraphModule:
+    """Return a net that is a single layer as one that calls it: of what is traced, only what it calls is looked at."""
+    outer, graph = nn.Module(), fx.Graph()
+    outer.add_module("layer", layer)
+    given = graph.placeholder(next(iter(inspect.signature(layer.forward).parameters)))
+    graph.output(graph.call_module("layer", (given,)))
+    found = fx.GraphModule(outer, graph, type(layer).__name__)
+    carry(layer, found)
+    return found.eval()
+
+
 def _traced(net: nn.Module) -> fx.GraphModule:
+    if isinstance(net, LAYERS):
+        return _called(net)
     tracer = _Tracer()
     try:
         graph = tracer.trace(net)

@@ -177,3 +177,53 @@ def test_an_export_that_loses_quantizers_is_told_what_to_do():
         quantize(net, nets.data(net), other, nets.settings(levels=16), device="cpu")
     assert "lacks the place of a quantizer" in raised.value.what
     assert raised.value.help and "the net that it is given" in raised.value.help
+
+
+class Turned(nn.Module):
+    """Reads the weight of a layer a second time, rows for columns; it is square, so that both fit."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        self.shape, self.again = (7,), again
+        self.layer, self.head = nn.Linear(7, 7), nn.Linear(7, 3)
+
+    def forward(self, image):
+        """``[n, 7]`` to ``[n, 3]``."""
+        x = torch.relu(self.layer(image))
+        weight = self.layer.weight
+        return self.head(torch.relu(nn.functional.linear(x, weight if self.again else weight.t())))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_weight_that_is_read_the_other_way_round_keeps_its_levels(again):
+    """A scale a filter would be one a column there; and where the weight is read as the layer reads it, it is one."""
+    net = nets.seeded(Turned(again))
+    with torch.no_grad():
+        net.layer.weight *= torch.logspace(-2, 1, 7)[:, None]  # scales that differ
+    result = trained(net, nets.settings(steps=2, strategy="direct", levels=16, activations=0))
+    x = samples(net)
+    with torch.no_grad():
+        y = result.net(x).numpy()
+    np.testing.assert_allclose(run(result.model, x.numpy())["logits"], y, rtol=1e-4, atol=1e-5)
+    back = [node.inputs[0] for node in result.model.graph if node.op_type == "DequantizeLinear"]
+    assert any("layer.weight" in str(value.name) for value in back if value is not None)
+
+
+def test_a_net_of_another_type_is_refused():
+    with pytest.raises(GraphoptError, match="a weight of float64 cannot be quantized"):
+        nets.prepared(nets.Perceptron(5).double(), nets.settings())
+
+
+class Single(nn.Linear):
+    """One layer and nothing around it."""
+
+    shape = (7,)
+
+    def forward(self, image):
+        """``[n, 7]`` to ``[n, 3]``."""
+        return super().forward(image)
+
+
+def test_a_net_that_is_a_single_layer():
+    net = nets.seeded(Single(7, 3))
+    agree(trained(net, nets.settings(steps=2, strategy="neuron", levels=16, iterations=0)), net)
