@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import helper
 
 from graphopt import model as models
 from graphopt import runtime
@@ -185,6 +186,15 @@ def _computes(net: Unsigned) -> onnx.ModelProto:
     return net.model(net.dq(q), net("Cast", q, to=onnx.TensorProto.FLOAT))
 
 
+def _in_a_body(net: Unsigned) -> onnx.ModelProto:
+    """A branch reads the integers of the graph around it."""
+    q = net.q(conv(net, net.read("x", "N", *SHAPE)))
+    scale, zero, flag = net.constant(STEP["y"]), net.constant(np.array(125, BYTE)), net.constant(np.array(True))
+    out = helper.make_tensor_value_info("inside", onnx.TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("DequantizeLinear", [q, scale, zero], ["inside"])], "body", [], [out])
+    return net.model(net.dq(q), net("If", flag, then_branch=branch, else_branch=branch))
+
+
 def _no_layer(net: Unsigned) -> onnx.ModelProto:
     return net.out(net("Sigmoid", net.read("x", "N", *SHAPE)))
 
@@ -197,6 +207,7 @@ def _computed_zero(net: Unsigned) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(("build", "said"), [
     (_as_input, "x is an input"), (_as_output, "is an output"), (_computes, "Cast reads"), (_no_layer, None),
+    (_in_a_body, "a body reads"),
     (_computed_zero, "is computed"),
 ])  # fmt: skip
 def test_what_stays(build: Callable[[Unsigned], onnx.ModelProto], said: str | None) -> None:
