@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import dims
+from graphopt.facts.constants import is_constant
 from graphopt.plan.cost import CostModel
 from graphopt.quantization.place_candidates import Candidates
 from graphopt.quantization.place_cut import NEVER, Cut
@@ -78,14 +79,67 @@ def _read_in_float(value: ir.Value, readers: list[ir.Node]) -> bool:
 
 
 def elements(value: ir.Value | None) -> float:
-    """Return how many numbers a value holds."""
-    sizes = dims.static(value)
+    """Return how many numbers a value holds, for a batch of one.
+
+    A named first axis is a batch, or so many times a batch. One without a name may be what ``Reshape(x, [-1, 64])``
+    made of a batch and a sentence: as many numbers as there were before.
+    """
+    count, steps = 1.0, 0
+    while value is not None and not _is_counted(value) and (read := _like(value)) is not None and steps < _FAR:
+        value, factor = read
+        count *= factor
+        steps += 1
+    sizes = dims.sizes(value)
     if sizes is None:
         return _SHAPELESS
-    count = 1.0
     for axis, size in enumerate(sizes):
-        count *= size if size is not None else _OPEN if axis else _BATCH
+        count *= size if isinstance(size, int) else _OPEN if axis else _of_one(value)
     return count
+
+
+_FAR = 64
+"""Operators that are gone through to where a size is known."""
+
+_SAME = frozenset(
+    "Abs Cast Clip Div Erf Flatten Gelu HardSigmoid HardSwish Identity LayerNormalization LeakyRelu Mul Neg Pow"
+    " RMSNormalization Relu Reshape Sigmoid Softmax Sqrt Squeeze Sub Tanh Transpose Unsqueeze Add".split()
+)
+"""Operators whose result holds as many numbers as what they read; of several inputs, as the largest."""
+
+
+def _is_counted(value: ir.Value) -> bool:
+    """Whether all sizes are known, or the first is a batch or so many times a batch."""
+    sizes = dims.sizes(value)
+    return value.is_graph_input() or (
+        sizes is not None and None not in sizes and all(isinstance(size, int) for size in sizes[1:])
+    )
+
+
+def _of_one(value: ir.Value | None) -> float:
+    """The size of a first axis for a batch of one: ``16*batch`` is 16."""
+    dim = value.shape[0] if value is not None and value.shape is not None else None
+    if not isinstance(dim, ir.SymbolicDim) or dim.value is None:
+        return _BATCH
+    try:
+        size = dim.evaluate({str(symbol): _BATCH for symbol in dim.free_symbols()})
+    except ValueError:  # not an expression: any text is a legal name
+        return _BATCH
+    return size if isinstance(size, int) and size > 0 else _BATCH
+
+
+def _like(value: ir.Value) -> tuple[ir.Value, float] | None:
+    """What holds as many numbers as a value, and times how many; None where nothing is known to."""
+    node = value.producer()
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return None
+    read = [one for one in node.inputs if one is not None and not is_constant(one)]
+    if node.op_type in ("MatMul", "Gemm") and read and read[0] is node.inputs[0]:
+        depth, columns = (dims.static(one) or (None,) for one in (read[0], value))
+        turned = node.attributes.get_int("transA", 0)
+        return (read[0], columns[-1] / depth[-1]) if depth[-1] and columns[-1] and not turned else None
+    if node.op_type not in _SAME or not read:
+        return None
+    return max(read, key=lambda one: dims.rank(one) or 0), 1.0
 
 
 def of_node(node: ir.Node, row: Row, figures: Costs, float_figures: CostModel) -> tuple[float, float]:

@@ -14,9 +14,10 @@ from onnx import helper
 
 from graphopt.errors import ModelError, UsageError
 from graphopt.quantization import qdq
+from graphopt.quantization.place_costs import elements
 from graphopt.quantization.place_cut import NEVER, Cut
 from tests.ops.net import Net
-from tests.quantization.placing import names, noise, operators, placement, quantized, ran, run
+from tests.quantization.placing import context_of, names, noise, operators, placement, quantized, ran, run
 
 IMAGE = ("N", 4, 6, 6)
 FEED = noise(3, 4, 6, 6)
@@ -292,6 +293,20 @@ def test_a_pool_behind_a_float_convolution_stays_float() -> None:
     first = next(node.name for node in proto.graph.node if node.op_type == "Conv")
     assert operators(placement(proto, everything=False)) == ["Conv", "MaxPool", "Conv", "Conv"]
     assert operators(placement(proto, everything=False, exclude=(first,))) == ["Conv", "Conv"]
+
+
+def test_numbers_are_counted_through_flattened_rows() -> None:
+    """[N, 17, 8] as rows of 8 are 17 rows for a batch of one, and so are products of them; 3*N windows are 3."""
+    net = Net()
+    rows = net("Reshape", net.input("x", "N", 17, 8), np.array([-1, 8]))
+    wide = net("Relu", net("MatMul", rows, net.normal(8, 5)))
+    turned = net("Gemm", net.input("t", "K", 4), net.normal(7, 5), transA=1)  # its rows are those 4
+    windows = net("Neg", net.input("w", "3*N", 7))
+    proto = net.model(net("Sum", *(net("ReduceSum", each, keepdims=0) for each in (wide, turned, windows))))
+    graph = context_of(proto).model.graph
+    found = {str(v.name): v for v in (*graph.inputs, *(out for node in graph for out in node.outputs))}
+    counted = {name: elements(found[name]) for name in (rows, wide, turned, windows, "x")}
+    assert counted == {rows: 17 * 8, wide: 17 * 5, turned: 4 * 5, windows: 21, "x": 17 * 8}
 
 
 def test_a_product_needs_no_guard() -> None:
