@@ -1,9 +1,10 @@
 """Weights of two and four bits against onnxruntime's int8 products.
 
-``python -m tests.bench.ops.lowbit [--seconds S] [--threads N]... [--only TEXT]``: TernaryGemm on uint8 activations
-beside the three products of onnxruntime that compute the same from int8 weights (``QLinearMatMul``, which gives uint8,
-``MatMulInteger``, which gives int32, and ``com.microsoft.MatMulIntegerToFloat``), its 2-bit ``MatMulNBits`` and its
-float32 ``MatMul``. Ratios are those of the fastest tenth: above 1, TernaryGemm with two bits is faster.
+``python -m tests.bench.ops.lowbit [--seconds S] [--threads N]... [--only TEXT] [--way NAME]...``: TernaryGemm on uint8
+activations beside the three products of onnxruntime that compute the same from int8 weights (``QLinearMatMul``, which
+gives uint8, ``MatMulInteger``, which gives int32, and ``com.microsoft.MatMulIntegerToFloat``), its 2-bit
+``MatMulNBits`` and its float32 ``MatMul``. Ratios are those of the fastest tenth: above 1, TernaryGemm with two bits is
+faster.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ CASES = (
     (16, 4096, 4096),
     (128, 768, 3072),
     (128, 3072, 768),
+    (128, 4096, 4096),
+    (128, 1536, 1536),
+    (512, 1024, 1024),
     (196, 512, 4608),
     (1024, 512, 512),
 )
@@ -99,6 +103,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="a row")
     parser.add_argument("--threads", type=int, action="append")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
+    ways = list(nets(1, 4, 4))
+    parser.add_argument(
+        "--way", action="append", choices=ways, help="one to compare with (default: all; many evict each other)"
+    )
     options = parser.parse_args()
     for threads in options.threads or (1, 2):
         print(f"\n{threads} thread{'s' * (threads > 1)}; ms with two bits, and how many times longer the others take\n")
@@ -107,11 +115,15 @@ def main() -> None:
             name = "M{} N{} K{}".format(*case)
             if options.only not in name:
                 continue
-            ways = {way: bound(model, {"x": x}, threads=threads) for way, (model, x) in nets(*case).items()}
-            times = interleaved(ways, seconds=options.seconds)
+            runs = {
+                way: bound(model, {"x": x}, threads=threads)
+                for way, (model, x) in nets(*case).items()
+                if way == "2 bits" or not options.way or way in options.way
+            }
+            times = interleaved(runs, seconds=options.seconds)
             first = times["2 bits"]
             if not names:
-                names = [way for way in ways if way != "2 bits"]
+                names = [way for way in runs if way != "2 bits"]
                 print(head(["shape", "ms", "GMAC/s", *names]))
             speed = case[0] * case[1] * case[2] / first.fastest / 1e9
             ratios = [f"{first.times_faster(times[way]):.2f}" for way in names]
