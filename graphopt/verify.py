@@ -34,7 +34,7 @@ import math
 import os
 import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,6 +45,7 @@ from graphopt import model as _model
 from graphopt import runtime
 from graphopt.difference import Difference, all_nan, difference, last_bit, leaves
 from graphopt.errors import ModelError, UsageError
+from graphopt.kept import Kept
 from graphopt.precision import TOLERANCES, narrowest, quantizes
 from graphopt.samples import Feeds, Inputs, Shapes, Sizes, Style, feeds
 
@@ -107,7 +108,7 @@ def verify(
     b: Source,
     *,
     data: Any = None,
-    samples: int = 4,
+    samples: int | None = None,
     shapes: Shapes | None = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -119,7 +120,8 @@ def verify(
         a: The original: a path, ``onnx.ModelProto`` or ``onnx_ir.Model``.
         b: The candidate.
         data: Inputs to use instead of drawn ones; see ``samples.feeds``.
-        samples: How many sets of inputs (at most, when ``data`` is given).
+        samples: How many sets of inputs; None: all that ``data`` holds, which are kept in memory with their outputs,
+            or 4 that are drawn.
         shapes: Sizes for symbolic axes, by input name; -1 leaves one open.
         rtol: Allowed difference relative to the element; default by type, see ``TOLERANCES``.
         atol: Allowed absolute difference; default by type, relative to the largest magnitude of the output.
@@ -135,7 +137,8 @@ def verify(
 class Reference:
     """The outputs of the original, computed once and compared with any number of candidates.
 
-    Drawn inputs are not kept but drawn again from their seed; outputs, and inputs given as data, are.
+    Drawn inputs are not kept but drawn again from their seed; outputs, and inputs given as data, are: on disk where
+    they are many, so that memory does not grow with the number of samples.
     """
 
     def __init__(
@@ -143,14 +146,14 @@ class Reference:
         model: Source,
         *,
         data: Any = None,
-        samples: int = 4,
+        samples: int | None = None,
         shapes: Shapes | None = None,
         rtol: float | None = None,
         atol: float | None = None,
         seed: int = 0,
     ):
         """Run the original; arguments and errors as for :func:`verify`."""
-        if samples < 1:
+        if samples is not None and samples < 1:
             raise UsageError(f"{samples} samples prove nothing", help="at least 1")
         for name, value in (("rtol", rtol), ("atol", atol)):
             if value is not None and not (value >= 0 and np.isfinite(value)):
@@ -171,7 +174,8 @@ class Reference:
         self._narrowest = narrowest(self._model)
         self._fatal = runtime.fatal_on_empty(self._model)
         self.skipped: list[str] = []
-        self._cases = self._given(data, samples) if data is not None else self._drawn(samples)
+        self._kept = Kept()
+        self._cases = self._given(data, samples) if data is not None else self._drawn(DRAWN if samples is None else samples)
         del self._plain  # its outputs are all that is needed from here on
 
     @property
@@ -264,8 +268,9 @@ class Reference:
         return VerifyReport(reason is None, len(self._cases), self.shapes, rows, reason, list(self.skipped))
 
     def _feeds(self, case: _Case) -> Feeds:
-        if case.feeds is not None:
-            return case.feeds
+        given = case.feeds
+        if given is not None:
+            return given
         return self._inputs.draw(case.sizes, seed=case.seed, style=case.style)
 
     def _against(
@@ -372,14 +377,15 @@ class Reference:
             return [], "the original does not run in integers"
         return self._against(expected, session, inputs, number)
 
-    def _given(self, data: Any, samples: int) -> list[_Case]:
+    def _given(self, data: Any, samples: int | None) -> list[_Case]:
         cases = []
         for batch in feeds(data, self._model, samples=samples):
             if self._fatal is not None and any(np.asarray(array).size == 0 for array in batch.values()):
                 raise ModelError(
                     f"onnxruntime's {self._fatal} ends the process on empty inputs", help="leave empty batches out"
                 )
-            cases.append(_Case({}, (), _shapes(batch), runtime.run(self._plain, batch), batch))
+            kept = self._kept.put((runtime.run(self._plain, batch), batch))
+            cases.append(_Case({}, (), _shapes(batch), kept))
         return cases
 
     def _drawn(self, samples: int) -> list[_Case]:
@@ -437,7 +443,7 @@ class Reference:
                 style = "positive"
                 inputs = self._inputs.draw(sizes, seed=seed, style=style)
                 outputs = runtime.run(self._plain, inputs)
-            return _Case(sizes, seed, _shapes(inputs), outputs, style=style)
+            return _Case(sizes, seed, _shapes(inputs), self._kept.put((outputs, None)), style=style)
         except ModelError as error:
             return error
 
@@ -461,9 +467,18 @@ class _Case:
     sizes: Sizes
     seed: tuple[int, ...]
     shapes: dict[str, list[int]]
-    outputs: list[Any]
-    feeds: Feeds | None = None
+    kept: Callable[[], tuple[list[Any], Feeds | None]]
     style: Style = "any"
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What the original makes of the inputs."""
+        return self.kept()[0]
+
+    @property
+    def feeds(self) -> Feeds | None:
+        """The inputs; None where they are drawn anew."""
+        return self.kept()[1]
 
 
 class _Rows:
