@@ -55,6 +55,9 @@ _APPROXIMATE = "onnxruntime's optimizer computes both in fewer bits, the origina
 
 _STEPS = "sums between two steps are rounded as they are added up, the original's as well: both compared in integers"
 
+DRAWN = 4
+"""Sets of inputs that are drawn where nobody says how many."""
+
 _FURTHER = 2.0
 """How many times as far as the original the optimizer may move a candidate that agrees as it is written."""
 
@@ -120,8 +123,7 @@ def verify(
         a: The original: a path, ``onnx.ModelProto`` or ``onnx_ir.Model``.
         b: The candidate.
         data: Inputs to use instead of drawn ones; see ``samples.feeds``.
-        samples: How many sets of inputs; None: all that ``data`` holds, which are kept in memory with their outputs,
-            or 4 that are drawn.
+        samples: How many sets of inputs; None: all that ``data`` holds, or 4 that are drawn.
         shapes: Sizes for symbolic axes, by input name; -1 leaves one open.
         rtol: Allowed difference relative to the element; default by type, see ``TOLERANCES``.
         atol: Allowed absolute difference; default by type, relative to the largest magnitude of the output.
@@ -175,7 +177,9 @@ class Reference:
         self._fatal = runtime.fatal_on_empty(self._model)
         self.skipped: list[str] = []
         self._kept = Kept()
-        self._cases = self._given(data, samples) if data is not None else self._drawn(DRAWN if samples is None else samples)
+        self._cases = (
+            self._given(data, samples) if data is not None else self._drawn(DRAWN if samples is None else samples)
+        )
         del self._plain  # its outputs are all that is needed from here on
 
     @property

@@ -247,6 +247,9 @@ def test_data_replaces_drawn_inputs(tmp_path) -> None:
     report = verify(one, other, data=tmp_path / "d.npz")
     assert report.passed and report.shapes == [{"x": [32, 4]}, {"x": [8, 4]}]
     assert not verify(one, other, data=[{"x": -positive}]).passed
+    late = [{"x": positive[:2]}] * 6 + [{"x": -positive}]
+    assert not verify(one, other, data=late).passed  # all of it is compared
+    assert verify(one, other, data=late, samples=6).passed
     assert not verify(one, other).passed
 
 

@@ -16,7 +16,17 @@ def command(
     a: Annotated[Path, typer.Argument(metavar="A", help="The original.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="The model to compare with it.", show_default=False)],
     data: options.Data = None,
-    samples: options.Samples = 4,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples",
+            metavar="N",
+            help="How many input sets to compare on (default: all of --data, or 4 that are drawn).",
+            min=1,
+            show_default=False,
+            rich_help_panel=options.VERIFICATION,
+        ),
+    ] = None,
     rtol: options.Rtol = None,
     atol: options.Atol = None,
     seed: options.Seed = 0,

@@ -384,7 +384,12 @@ WRONG = [
     (["--random-data"], "exclude each other", "--random-data", "one of the two"),
     (["--target-accuracy", "0.9"], "--target-accuracy", "--target-accuracy", "--evaluate"),
     (["--evaluate", "a:b"], "--evaluate", "--evaluate", "--target-accuracy"),
-    (["--target-accuracy", "0.9", "--evaluate", "no_such_module:f"], "no_such_module", "no_such_module:f", "install it"),
+    (
+        ["--target-accuracy", "0.9", "--evaluate", "no_such_module:f"],
+        "no_such_module",
+        "no_such_module:f",
+        "install it",
+    ),
     (["--shape", "x"], "cannot read the shape", "--shape", "images=1,3,224,224"),
     (["--report", "OUT"], "-o and --report name the same file", "OUT", "different names"),
     (["--json", "NET"], "MODEL and --json name the same file", "NET", "different names"),
