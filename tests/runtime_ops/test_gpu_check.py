@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from tests.bench.ops import gpu_bundle, gpu_children, gpu_needs, gpu_report, gpu_verdict
@@ -213,3 +214,26 @@ def test_only_the_standard_library_is_needed_to_say_what_is_missing() -> None:
         [sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_what_is_behind_a_sum_of_floats_is_not_asked_to_be_equal_bit_by_bit() -> None:
+    """Integers in front of the mean are, those behind it and the result are not; weights count as exact."""
+    from tests.bench.ops import gpu_network
+
+    text = """<ir_version: 10, opset_import: ["": 18, "graphopt": 1]>
+    it (float[2,1] x) => (float[2,1] y)
+    <float s = {0.5}, float t = {0.25}, int8 z = {0}, int8[1,1] w = {3}, float[1] scale = {0.5}, int32[1] bias = {4}> {
+        a = QuantizeLinear (x, s, z)
+        b = graphopt.Int8Gemm (a, w, scale, bias)
+        f = DequantizeLinear (b, s, z)
+        c = QuantizeLinear (f, t, z)
+        n = ReduceMean (f)
+        d = QuantizeLinear (n, s, z)
+        y = DequantizeLinear (d, t, z)
+    }"""
+    graph = ir.from_onnx_text(text)
+    for node in graph.graph:
+        if node.op_type in ("QuantizeLinear", "Int8Gemm"):
+            node.outputs[0].dtype = ir.DataType.INT8
+    assert [value.name for value in gpu_network.exact_values(graph)] == ["a", "b", "c"]
+    assert gpu_network.final_step(graph) == 0.25

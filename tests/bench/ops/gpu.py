@@ -231,6 +231,7 @@ def main(arguments: list[str]) -> int:
     problems = [why] if cuda and (why := gpu_needs.device()) else []
     if not problems:  # without a device, nothing else matters
         problems += gpu_bundle.enter(asked.bundle) if asked.bundle else []
+    if not problems:
         problems += gpu_needs.ask(tests="suite" in wanted, cuda=cuda)
         library = os.environ.get("GRAPHOPT_OPS_LIBRARY", "")
         problems += [why] if (why := gpu_needs.library(library, asked.provider)) else []

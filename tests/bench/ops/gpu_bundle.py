@@ -29,12 +29,17 @@ _SUFFIXES = {".cc", ".cu", ".h", ".inc"}
 _LIBRARY, _ABOUT, _ARCHIVE = "libgraphopt_ops.so", "about.json", "onnxruntime.tar"
 
 
+def compiled() -> list[Path]:
+    """What the library is compiled from."""
+    every = sorted((ROOT / "runtime_ops").rglob("*"))
+    return [path for path in every if path.suffix in _SUFFIXES or path.name == "CMakeLists.txt"]
+
+
 def sources() -> str:
     """A digest of what the library is compiled from."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "runtime_ops").rglob("*")):
-        if path.suffix in _SUFFIXES or path.name == "CMakeLists.txt":
-            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    for path in compiled():
+        digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -85,6 +90,10 @@ def main(arguments: list[str]) -> int:
     if asked.onnxruntime is not None and not asked.onnxruntime.is_file():
         print(f"gpu-bundle: there is no {asked.onnxruntime}", file=sys.stderr)
         return 1
+    digest, built = sources(), asked.library.stat().st_mtime
+    if newer := [path.name for path in compiled() if path.stat().st_mtime > built]:
+        print(f"gpu-bundle: {', '.join(newer[:5])} changed while the library was built: again", file=sys.stderr)
+        return 1
     from tests.bench.ops import gpu_network
 
     shutil.rmtree(asked.folder, ignore_errors=True)
@@ -106,7 +115,7 @@ def main(arguments: list[str]) -> int:
     for name in gpu_network.NAMES:
         print(f"{name}: optimized and quantized", flush=True)
         gpu_network.save(name, asked.folder)
-    about = {"sources": sources(), "python": asked.python, "packages": wheels}
+    about = {"sources": digest, "python": asked.python, "packages": wheels}
     (asked.folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
     size = travels(asked.folder) / 1e6
     print(f"{asked.folder}: with the tree {size:.1f} MB")

@@ -29,7 +29,9 @@ BATCHES = (1, 5, 32)
 # The same on every device, bit by bit: what moves or compares numbers, or rounds once for each of them.
 _EXACT = {
     *("Transpose", "Reshape", "Flatten", "MaxPool", "Identity", "Squeeze", "Unsqueeze", "Slice", "Pad", "Concat"),
-    *("DequantizeLinear", "QuantizeLinear", "Relu", "Add"),
+    *("Gather", "Expand", "Where", "Shape", "Range", "Constant", "ConstantOfShape", "Cast", "Tile", "Split"),
+    *("DequantizeLinear", "QuantizeLinear", "Relu", "Clip", "Add", "Sub", "Mul", "Min", "Max"),
+    *("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Not"),
 }
 _OWN = {"Int8Conv", "Int8ConvAdd", "Int8Gemm", "Int8GemmAdd", "Gather", "Scatter", "ScatterAdd"}
 
