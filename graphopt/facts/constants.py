@@ -141,7 +141,20 @@ class Constants:
             producer is not None
             and (producer.domain, producer.op_type) in COMPUTED
             and all(operand is None or self.known(operand) for operand in producer.inputs)
+            and (producer.op_type != "Gather" or self.reaches(producer.inputs[0], producer))
         )
+
+    def reaches(self, table: ir.Value | None, gather: ir.Node) -> bool:
+        """Tell whether the constant indices of a ``Gather`` all lie inside its axis; else it means nothing."""
+        known, axis, index = dims.static(table), gather.attributes.get_int("axis", 0), gather.inputs[1]
+        if known is None or index is None or not -len(known) <= axis < len(known):
+            return False
+
+        def ends(array: np.ndarray) -> tuple[int, int]:
+            return (int(array.min()), int(array.max())) if array.size else (0, -1)
+
+        found, size = self._pattern(index, ("ends",), ends), known[axis]
+        return found is not None and size is not None and -size <= found[0] and found[1] < size
 
     def ints(self, value: ir.Value | None) -> list[int] | None:
         """Return a small integer constant as a flat list."""

@@ -18,7 +18,10 @@ Arrays = Sequence[np.ndarray | None]
 
 
 def evaluator(node: ir.Node, output: int = 0) -> Callable[[Arrays], np.ndarray] | None:
-    """Return a function from input arrays to one output, or ``None`` for an operator that is not evaluated."""
+    """Return a function from input arrays to one output, or ``None`` for an operator that is not evaluated.
+
+    The function raises what numpy raises (see ``expressions.UNDEFINED``) where the operator means nothing.
+    """
     if node.domain not in ("", "ai.onnx"):
         return None
     selection = evaluate_selection.SELECTION.get(node.op_type)
@@ -166,6 +169,17 @@ def _tile(node: ir.Node, arrays: Arrays) -> np.ndarray:
     return np.tile(arrays[0], repeats)
 
 
+def _cast(node: ir.Node, arrays: Arrays) -> np.ndarray:
+    """Convert; a float that no such integer stands for is the runtime's own to convert, and raises here."""
+    array, dtype = arrays[0], node.outputs[0].dtype
+    assert array is not None
+    if array.dtype.kind == "f" and dtype is not None and dtype.is_integer():
+        bounds = np.iinfo(dtype.numpy())
+        if not bool(((array > float(bounds.min) - 1) & (array < float(bounds.max) + 1)).all()):
+            raise ValueError("a float that the integer type does not hold")
+    return array
+
+
 def _cast_like(node: ir.Node, arrays: Arrays) -> np.ndarray:
     assert arrays[0] is not None
     return arrays[0]
@@ -173,6 +187,8 @@ def _cast_like(node: ir.Node, arrays: Arrays) -> np.ndarray:
 
 def _range(node: ir.Node, arrays: Arrays) -> np.ndarray:
     start, limit, delta = (np.asarray(array).reshape(-1)[0] for array in arrays)
+    if delta == 0:
+        raise ZeroDivisionError("a range that does not move")
     return np.arange(start, limit, delta)
 
 
@@ -180,12 +196,15 @@ def _divide(node: ir.Node, arrays: Arrays) -> np.ndarray:
     a, b = arrays
     assert a is not None and b is not None
     if a.dtype.kind in "iu":
-        return np.trunc(a / np.where(b == 0, 1, b))
+        if bool((b == 0).any()):
+            raise ZeroDivisionError("an integer divided by zero")
+        return np.trunc(a / b)
     with np.errstate(all="ignore"):
         return a / b
 
 
 _SPECIAL: dict[str, Callable[[ir.Node, Arrays], np.ndarray]] = {
+    "Cast": _cast,
     "CastLike": _cast_like,
     "Clip": _clip,
     "Concat": _concat,

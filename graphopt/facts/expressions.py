@@ -13,8 +13,14 @@ from graphopt.facts import steady
 from graphopt.facts.constants import SMALL, Constants, is_constant, release, tensor_of
 from graphopt.facts.evaluate import Arrays, evaluator
 
+UNDEFINED = (ArithmeticError, IndexError, MemoryError, TypeError, ValueError)
+"""What evaluating raises where the operator means nothing: an index beyond its axis, a shape that does not fit."""
+
 LARGEST_SHAKEN = 1 << 24
 """Elements of the largest operand of which a decision is tried out; larger ones are left to the runtime."""
+
+_SHAPED_ALONE = frozenset("CumSum Einsum Gemm MatMul TopK".split())
+"""Operators that cost much, and of which shape inference has seen that the shapes fit."""
 
 
 @dataclass(slots=True)
@@ -48,6 +54,8 @@ class Expressions:
 
     def _take(self, node: ir.Node) -> None:
         """Let the outputs of a node that reads constants alone be members, unless they are the runtime's to decide."""
+        if not self._defined(node):
+            return
         if node.op_type in steady.ORDERS and node.inputs[0] is not None:
             scores = self.array(node.inputs[0])
             if scores.dtype.kind not in "iub" and not np.isfinite(scores).all():
@@ -104,6 +112,27 @@ class Expressions:
         else:
             self._values[value] = result
         return result
+
+    def _defined(self, node: ir.Node) -> bool:
+        """Tell whether the operator can be evaluated; one that cannot is the runtime's to refuse, should it get there.
+
+        Large operands are not read for that: zeros of their shape, which take no memory, stand for them.
+        """
+        if node.op_type in _SHAPED_ALONE and any(self.size(v) > SMALL for v in _read(node) if v is not None):
+            return True
+        try:
+            operands: Arrays = [None if value is None else self._stand_in(value) for value in _read(node)]
+            for function in _functions(node):
+                function(operands)
+        except UNDEFINED:
+            return False
+        return True
+
+    def _stand_in(self, value: ir.Value) -> np.ndarray:
+        known = dims.static(value)
+        if self.size(value) <= SMALL or value.dtype is None or known is None or None in known:
+            return self.array(value)
+        return np.broadcast_to(np.zeros((), value.dtype.numpy()), [size or 0 for size in known])
 
     def _hold(self, node: ir.Node) -> None:
         pending = [node]
@@ -251,7 +280,10 @@ def _entries(node: ir.Node, entries: dict[ir.Value, list[int | None]], known: Ex
         arrays = [whole, *(None if v is None else known.array(v) for v in node.inputs[1:])]
         function = evaluator(node)
         assert function is not None
-        return [entries[first][int(position)] for position in function(arrays)]
+        try:
+            return [entries[first][int(position)] for position in function(arrays)]
+        except UNDEFINED:
+            return None
     if node.op_type == "Concat":
         parts: list[int | None] = []
         for value in node.inputs:

@@ -26,6 +26,8 @@ def fold_gathered_constants(edit: Edit) -> int:
         rank = dims.rank(data)
         if source is None or chosen is None or chosen.ndim != 1 or rank is None or node.outputs[0].is_graph_output():
             continue
+        if not edit.facts.constants.reaches(data, node):
+            continue
         axis = node.attributes.get_int("axis", 0) % rank
         if chosen.size > source.shape.numpy()[axis] or source.dtype == ir.DataType.STRING:
             continue

@@ -159,8 +159,8 @@ def _rows(node: ir.Node, context: Context) -> Scatter | None:
     same = all(a == b or dims.provably_equal(a, b) for a, b in zip(wide[1:], rows[1:], strict=True))
     if not isinstance(size, int) or fills is None or fills.size != size or not same:
         return None
-    flat = index[:, 0] % size if size else index[:, 0]
-    if np.unique(flat).size != flat.size or rows[0] != flat.size:
+    flat = np.where(index[:, 0] < 0, index[:, 0] + size, index[:, 0])
+    if np.unique(flat).size != flat.size or rows[0] != flat.size or not np.isin(flat, np.arange(size)).all():
         return None
     places = np.full(size, -1, np.int64)
     places[flat] = np.arange(flat.size)

@@ -67,7 +67,10 @@ def _lower(node: ir.Node, edit: Edit, context: Context) -> bool:
     if fills is None or known is None or positions is None or known[0] is None or positions.shape[1:] != (1,):
         return False
     flat = positions[:, 0].astype(np.int64)
+    flat = np.where(flat < 0, flat + known[0], flat)
     rank = len(known)
+    if flat.size and not (flat.min() >= 0 and flat.max() < known[0]):
+        return False
     if fills.size != known[0] or fills.shape[:1] != (known[0],) or not (np.diff(flat) > 0).all() or rank == 0:
         return False
     rows = dims.sizes(updates)

@@ -103,7 +103,8 @@ class GatherND(Mover):
         if named == 1 and len(index) == 2 and rows is not None and data[0] is not None:
             # One index a row: ``x[:, [3, 1]]`` of torch, behind a transpose.
             positions = rows[:, 0].astype(np.int64)
-            links.append(Link(0, 0, 0, 0, np.where(positions < 0, positions + data[0], positions)))
+            if bool(((positions >= -data[0]) & (positions < data[0])).all()):
+                links.append(Link(0, 0, 0, 0, np.where(positions < 0, positions + data[0], positions)))
         return Spec(links, reason="GatherND reads this axis by index", at_source=True)
 
 
@@ -252,7 +253,7 @@ class ScatterND(Mover):
             return None
         flat = chosen[:, 0].astype(np.int64)
         flat = np.where(flat < 0, flat + known[0], flat)
-        if np.unique(flat).size != flat.size:
+        if np.unique(flat).size != flat.size or bool(((flat < 0) | (flat >= known[0])).any()):
             return None
         from_updates = np.full(known[0], -1)
         from_updates[flat] = np.arange(flat.size)

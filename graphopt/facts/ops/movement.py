@@ -120,9 +120,9 @@ class Slice(Mover):
         for position, axis in enumerate(axes):
             axis = normal(axis, rank)
             size = known[axis]
-            if size is None:
-                continue
             step = 1 if steps is None else steps[position]
+            if size is None or step == 0:
+                continue
             index = np.arange(size)[_python_slice(starts[position], ends[position], step)]
             if index.size == out[axis]:
                 links.append(Link(0, axis, 0, axis, index))
