@@ -1,4 +1,4 @@
-// TernaryGemm by the method of four Russians, for AVX-512 with VNNI: four ternary weights choose one of 81 sums of four
+// TernaryGemm by the method of four Russians, for AVX-512 with VNNI: four ternary weights (-w, 0, w) choose one of 81 sums of four
 // activations. 41 of them (the others are these, subtracted) lie in a table whose lanes are 32 rows, so that one load
 // with one addition of 16-bit numbers is 128 products, where VNNI's instruction does 64. Loads and VNNI use different
 // units: while sums are looked up for some outputs, VNNI multiplies the others, instruction by instruction.
@@ -21,10 +21,11 @@ class FourRussians {
   static constexpr int kTables = 12;  // of a chunk of columns: they fill the first cache
   static constexpr int kSums = 41;    // of a table
 
-  // digits[n * columns + k]: the weight plus one. columns: a multiple of 16.
+  // digits[n * columns + k]: the weight's sign plus one. columns: a multiple of 16.
   FourRussians(const std::vector<uint8_t>& digits, int64_t outputs, int64_t columns);
 
-  // What a product of kRows rows reads and writes. `packed` holds the panels of tiles.h; a pitch is in elements.
+  // What a product of kRows rows reads and writes. `packed` holds the panels of tiles.h, of zeros and of weights of
+  // levels->most, whatever their sign; a pitch is in elements.
   // offset, factor, and bias have room for kOutputs more: y[row][n] = float(sum[row][n] - offset[n]) * factor[n] +
   // bias[n], where the sum is that of (a - 128) weight for outputs that are looked up, and of a weight for the others.
   struct Product {

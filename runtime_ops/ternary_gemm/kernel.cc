@@ -117,7 +117,8 @@ class TernaryGemm : public Kernel {
       levels_.high[i] = levels[bits_ == 2 ? i >> 2 : i];
       levels_.most = std::max(levels_.most, std::abs(static_cast<int>(levels_.low[i])));
     }
-    ternary_ = bits_ == 2 && levels_.most <= 1;
+    const auto zero_or_most = [&](int8_t level) { return level == 0 || std::abs(static_cast<int>(level)) == levels_.most; };
+    three_levels_ = bits_ == 2 && std::all_of(levels, levels + 4, zero_or_most);
   }
 
   void pack(const uint8_t* codes, const int8_t* levels) {
@@ -197,10 +198,10 @@ class TernaryGemm : public Kernel {
   // them. Their index takes two bytes for three weights.
   bool looks_up(int64_t rows) const {
     constexpr int64_t kLeastRows = 24, kLeastOutputs = 256;
-    return cpu() == Cpu::kAvx512 && ternary_ && rows >= kLeastRows && outputs_ >= kLeastOutputs && groups_ > 0;
+    return cpu() == Cpu::kAvx512 && three_levels_ && levels_.most <= 1 && rows >= kLeastRows && outputs_ >= kLeastOutputs && groups_ > 0;
   }
 
-  // [output][column]: the weight plus one, where it is -1, 0, or 1.
+  // [output][column]: the weight's sign plus one.
   std::vector<uint8_t> digits() const {
     const int64_t columns = groups_ * 16;
     std::vector<uint8_t> found(outputs_ * columns);
@@ -208,7 +209,8 @@ class TernaryGemm : public Kernel {
       const uint8_t* panel = packed_.data() + n / kOutputs * groups_ * kStep + n % kOutputs * 4;
       for (int64_t k = 0; k < columns; ++k) {
         const int code = panel[k / 16 * kStep + k % 4] >> k / 4 % 4 * 2 & 3;
-        found[n * columns + k] = static_cast<uint8_t>(levels_.low[code] + 1);
+        const int level = levels_.low[code];
+        found[n * columns + k] = static_cast<uint8_t>((level > 0) - (level < 0) + 1);
       }
     }
     return found;
@@ -258,7 +260,7 @@ class TernaryGemm : public Kernel {
   bool has_tables(int64_t rows) const {
     constexpr int64_t kLeastOutputs = 320, kLeastColumns = 384;
     const int64_t threads = std::max(1u, std::thread::hardware_concurrency());
-    return cpu() == Cpu::kAvx512Vnni && ternary_ && outputs_ >= kLeastOutputs && groups_ * 16 >= kLeastColumns &&
+    return cpu() == Cpu::kAvx512Vnni && three_levels_ && outputs_ >= kLeastOutputs && groups_ * 16 >= kLeastColumns &&
            rows >= FourRussians::kRows * threads;
   }
 
@@ -329,7 +331,7 @@ class TernaryGemm : public Kernel {
   Levels levels_;
   std::vector<uint8_t> packed_;
   std::vector<uint32_t> sums_;  // of each output's weights
-  bool ternary_ = false;        // two bits, and no level but -1, 0, 1
+  bool three_levels_ = false;   // two bits, and no level but zero, the largest magnitude, and its opposite
   mutable std::once_flag once_, tables_once_;
   mutable std::unique_ptr<Lookup> lookup_;
   mutable std::unique_ptr<FourRussians> tables_;

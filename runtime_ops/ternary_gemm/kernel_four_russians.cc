@@ -416,6 +416,7 @@ GRAPHOPT_AVX512_VNNI void widen(int64_t outputs, uint8_t* sums, uint8_t* wide) {
 // Of `outputs` from `first` on.
 GRAPHOPT_AVX512_VNNI void finish(const FourRussians::Product& product, int64_t first, int64_t outputs,
                                  const uint8_t* sums, const uint8_t* wide) {
+  const int most = product.levels->most;
   alignas(64) int32_t rows[16][16];
   for (int64_t n = 0; n < outputs; n += kTile) {
     const int count = static_cast<int>(std::min<int64_t>(kTile, outputs - n));
@@ -433,6 +434,10 @@ GRAPHOPT_AVX512_VNNI void finish(const FourRussians::Product& product, int64_t f
         r[i] = _mm512_add_epi32(load(wide + ((n + i) * 2 + half) * kLine), last);
       }
       transpose(r);
+      if (most != 1) {
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) r[i] = _mm512_mullo_epi32(r[i], _mm512_set1_epi32(most));
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) _mm512_store_si512(rows[i], r[i]);
       for (int i = 0; i < 16; ++i) {

@@ -233,9 +233,13 @@ def test_tables_widen_where_the_last_sum_that_fits_ends(level: str, weights: int
     assert (found == weights).all()
 
 
-@pytest.mark.parametrize("levels", [[0, 0, 0, 0], [1, 0, 1, -1], [1, 1, 1, 1], [-1, -1, -1, -1], [-1, 0, 2, 0]])
+THREE = ([0, 0, 0, 0], [1, 0, 1, -1], [1, 1, 1, 1], [-127, 0, 127, 0], [64, 0, -64, 0], [0, -128, 0, 0])
+MORE = ([-1, 0, 2, 0], [-127, 0, 126, 0], [-128, 0, 127, 1])
+
+
+@pytest.mark.parametrize("levels", [*THREE, *MORE])
 def test_tables_of_every_three_levels(level: str, levels: list[int]) -> None:
-    """The last ones are no longer ternary, and take the other way."""
+    """Zero and one magnitude with both signs; anything else takes the other way."""
     for stored in (True, False):
         inputs, attributes = case((a_block_for_every_thread() + 2,), 390, 347, stored=stored, levels=np.array(levels))
         running.agree("TernaryGemm", inputs, attributes, constants=WEIGHTS, function=False)
