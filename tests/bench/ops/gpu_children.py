@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench.ops.gpu_records import Record, Records, short
+from tests.bench.ops.gpu_records import CUT, Record, Records, short
 
 
 @dataclass
@@ -74,7 +74,7 @@ def run(
         for child in going:
             _kill(child)
             for name in _mine(child, records.open(child.part)):
-                records.add(Record(child.part, name, failed="time was up before it ended"))
+                records.add(Record(child.part, name, failed=CUT))
         told()
 
 
@@ -102,7 +102,7 @@ def run_commands(
     told: Callable[[], None],
 ) -> list[Command]:  # fmt: skip
     """Run commands, a few at once, unless the records have them; return those that were not run to their end."""
-    known = {one.name for one in records.ended(part)}
+    known = records.known(part)
     waiting = [one for one in commands if one.name not in known]
     going: list[tuple[Command, subprocess.Popen[bytes], float, Path]] = []
     unfinished: list[Command] = []
@@ -135,7 +135,9 @@ def run_commands(
             printed = path.read_text(encoding="utf-8", errors="replace")
             note, failed = one.verdict(process.returncode, printed)
             if cut:
-                failed = f"ended after {time.monotonic() - begun:.0f} s, before it was done; {note}"
+                failed = (
+                    f"{CUT if late and not slow else 'too slow'}: ended after {time.monotonic() - begun:.0f} s; {note}"
+                )
                 unfinished.append(one)
             elif failed and process.returncode < 0:
                 failed = f"{_status(process.returncode)}: {failed}"
@@ -146,7 +148,7 @@ def run_commands(
 
 def _begin(child: Child, records: Records) -> Child:
     child.starts += 1
-    child.before = len(_mine(child, [one.name for one in records.ended(child.part)]))
+    child.before = _ends(child, records)
     child.moved, child.known = time.monotonic(), -1
     with child.log.open("ab") as log:
         log.write(f"\n--- {' '.join(' '.join(child.command).split())}\n".encode())
@@ -154,6 +156,10 @@ def _begin(child: Child, records: Records) -> Child:
             child.command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
         )
     return child
+
+
+def _ends(child: Child, records: Records) -> int:
+    return sum(one.part == child.part and not one.begun and child.names(one.name) for one in records.all())
 
 
 def _mine(child: Child, names: Sequence[str]) -> list[str]:
@@ -181,8 +187,7 @@ def _ended(child: Child, records: Records) -> bool:
     if status == 0 and not lost:
         child.done = True
         return True
-    ended = len(_mine(child, [one.name for one in records.ended(child.part)]))
-    if ended == child.before:  # it dies before it tries anything: it would do so again
+    if _ends(child, records) == child.before:  # it dies before it tries anything: it would do so again
         records.add(Record(child.part, f"{child.part} {' '.join(child.command[-1:])}", failed=short(why)))
         child.done = True
     return True

@@ -24,6 +24,10 @@ PARTS = {
 """In the order in which they are run: what is worth most comes first."""
 
 
+CUT = "cut off by the end of the time"
+"""What failed where nothing did but the clock: it is tried again when the check goes on."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One thing that was tried.
@@ -77,11 +81,20 @@ class Records:
         last = {(one.part, one.name): one for one in self.all() if not one.begun and part in (None, one.part)}
         return list(last.values())
 
+    def known(self, part: str) -> set[str]:
+        """What need not be tried again."""
+        return {one.name for one in self.ended(part) if not one.failed.startswith(CUT)}
+
     def open(self, part: str) -> list[str]:
-        """What was begun and has no end."""
-        names = {one.name: None for one in self.all() if one.part == part and one.begun}
-        for one in self.ended(part):
-            names.pop(one.name, None)
+        """What was begun and has no end since."""
+        names: dict[str, None] = {}
+        for one in self.all():
+            if one.part != part:
+                continue
+            if one.begun:
+                names[one.name] = None
+            else:
+                names.pop(one.name, None)
         return list(names)
 
 

@@ -45,8 +45,7 @@ class Part:
 
     def __init__(self, part: str, records: Records, provider: str) -> None:
         self.part, self.records, self.provider = part, records, provider
-        known = {one.name for one in records.ended(part)}
-        self.known = known | set(records.open(part))  # what was begun and never ended is not tried twice
+        self.known = records.known(part) | set(records.open(part))  # what was begun and never ended is not tried twice
 
     def tries(self, name: str, work: Callable[[], tuple[dict[str, Any], str, str]]) -> None:
         """Do something unless it was done, and note numbers, words, and what failed.
