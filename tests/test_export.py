@@ -620,3 +620,18 @@ def test_bad_target(folder: Path, target: str, error: type[GraphoptError], what:
         export_target(target)
     assert what in caught.value.what
     assert rest in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_ctrl_c_in_the_exporter_is_no_failure_of_the_net(kind: type[BaseException], monkeypatch) -> None:
+    """torch wraps whatever ends it into an error of its own."""
+
+    def ended(*given: object, **more: object) -> None:
+        try:
+            raise kind("stop")
+        except BaseException as error:
+            raise torch.onnx.OnnxExporterError("Failed to export the model") from error
+
+    monkeypatch.setattr(torch.onnx, "export", ended)
+    with pytest.raises(KeyboardInterrupt if kind is KeyboardInterrupt else GraphoptError):
+        export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))

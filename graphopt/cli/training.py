@@ -107,7 +107,7 @@ def run(
     if json:
         typer.echo(report_json.dumps(found))
         return
-    _show(found, [str(path) for path in (output, report) if path is not None])
+    _show(found, recipe, [str(path) for path in (output, report) if path is not None])
 
 
 def require(method: str) -> None:
@@ -123,7 +123,7 @@ def require(method: str) -> None:
         )
 
 
-def _show(found: TrainingReport, written: list[str]) -> None:
+def _show(found: TrainingReport, recipe: str, written: list[str]) -> None:
     from graphopt.report import table, words
 
     first, last = found.stages[0], found.stages[-1]
@@ -156,7 +156,7 @@ def _show(found: TrainingReport, written: list[str]) -> None:
     for does, line in (
         ("what is in it", f"graphopt inspect {written[0]}"),
         ("how fast?", f"graphopt bench {first.path} {written[0]}"),
-        ("train longer", f"graphopt {found.method} {found.family} --set train.epochs=… -o other.onnx"),
+        ("train longer", f"graphopt {found.method} {recipe} --set train.epochs=… -o other.onnx"),
     ):
         console.print(f"  {does:<22} {line}", soft_wrap=True)
     typer.echo(f"\nwrote {', '.join(written)}")

@@ -14,6 +14,8 @@ def failure(error: Exception, module: str, exporter: str) -> GraphoptError:
     where: str | None = None
     seen: BaseException | None = error
     while seen is not None:
+        if isinstance(seen, KeyboardInterrupt):  # torch takes Ctrl-C for a failure of its own
+            raise seen
         root = seen
         where = user_line(seen) or where
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)

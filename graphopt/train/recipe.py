@@ -186,7 +186,7 @@ def _found(source: str | Path) -> Path:
     meant = nearest(str(source), known)
     hint = f"did you mean {meant}? " if meant else ""
     if ":" in str(source):
-        hint = f"a family of your own is named in a recipe, family: {source}; "
+        hint = f"a family of your own is named in a recipe, family: {str(source).replace('.py:', ':')}; "
     raise UsageError("there is no such recipe", str(source), f"{hint}name a YAML file, or a family: {', '.join(known)}")
 
 

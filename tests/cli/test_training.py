@@ -80,7 +80,7 @@ def test_from_a_recipe_to_a_file(run: Run, recipe: Path, method: str) -> None:
     }
     for word in ("✓ trained points on 120 samples", "parameters", "latency", "accuracy", "trained", *names[method]):
         assert word in ran.out
-    assert f"wrote {out}, {page}" in ran.out
+    assert f"wrote {out}, {page}" in ran.out and f"graphopt {method} {recipe} --set train.epochs" in ran.out
     onnx.checker.check_model(onnx.load(out))
     text = page.read_text(encoding="utf-8")
     said = json.loads(text.split('id="report">')[1].split("</script>")[0])
@@ -176,6 +176,7 @@ def test_a_model_that_is_another_function_is_not_written(run: Run, recipe: Path)
         (["--set", "data.test=0"], 1, "nothing to judge by"),
         (["--set", "train.rate=1e30"], 1, "lower rate"),
         (["--set", "prune.structure=head"], 2, "no group of kind head"),
+        (["--set", "family=tests.train.family:TWO"], 2, "wants factor beside 'points', and the family has no feeds"),
         (["--seed", "-1"], 2, "--seed"),
         (["--folder", "{folder}/no/such"], 1, "does not exist"),
         (["--report", "{folder}/no/such.html"], 1, "does not exist"),

@@ -53,3 +53,28 @@ NOT_A_FAMILY = new
 
 # Its exporter writes another net than it is given.
 BROKEN = replace(FAMILY, name="broken", export=lambda net: to_onnx(new(seed=99)))
+
+
+class _Scaled(nn.Sequential):
+    """Takes a factor that it can do without."""
+
+    def forward(  # type: ignore[override]
+        self, points: torch.Tensor, factor: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        found = super().forward(points)
+        return found if factor is None else found * factor
+
+
+def _with_factor(net: nn.Module) -> ir.Model:
+    example, names = TWO.example(net), ["points", "factor"]
+    return export(net, example, dynamic_shapes=({0: "batch"}, None), input_names=names, output_names=["logits"])
+
+
+# Its example has two inputs, and its data one.
+TWO = replace(
+    FAMILY,
+    name="two",
+    new=lambda seed=0, **options: _Scaled(*new(seed, **options)),  # type: ignore[misc]
+    example=lambda net: (torch.zeros(2, nets.FEATURES), torch.ones(1)),
+    export=_with_factor,
+)

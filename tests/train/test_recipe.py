@@ -255,5 +255,5 @@ def test_a_family_that_is_not_named_as_modules_are(tmp_path: Path, name: str, sa
         recipe.load(written(tmp_path, f"family: {name}\n"))
     assert help_ in (caught.value.help or "")
     with pytest.raises(UsageError, match="no such recipe") as caught:
-        recipe.load("nets:Y")
+        recipe.load("nets.py:Y")
     assert "family: nets:Y" in (caught.value.help or "")
