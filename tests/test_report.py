@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -453,3 +454,22 @@ def test_a_written_file_keeps_the_permissions_of_the_old_one(tmp_path: Path) -> 
 def test_a_missing_folder_is_an_error_with_a_message(tmp_path: Path) -> None:
     with pytest.raises(GraphoptError, match=r"cannot write r\.html"):
         files.write(tmp_path / "missing" / "r.html", "x")
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_interrupted_pictures_leave_nothing(existed: bool, tmp_path: Path) -> None:
+    drawn = Drawing("a", "weight", "int8", None, 0.0, 2.0, [99, 9999], 0.0, 2.0)
+
+    def interrupted() -> Iterator[Drawing]:
+        yield drawn
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "plots"
+    if existed:
+        folder.mkdir()
+        (folder / "notes.txt").write_text("mine")
+    with pytest.raises(KeyboardInterrupt):
+        plots.write(interrupted(), folder)
+    assert [path.name for path in folder.glob("*")] == (["notes.txt"] if existed else [])
+    assert folder.exists() is existed
+    assert plots.write([drawn], folder)[0].exists()

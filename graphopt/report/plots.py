@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -19,19 +20,28 @@ MISSING = 'note: only .svg files were drawn; .png files need matplotlib: pip ins
 def write(drawings: Iterable[Drawing], folder: str | os.PathLike[str]) -> list[Path]:
     """Write `NNN_NAME.svg` for each drawing, and `.png` beside it where matplotlib is installed; return the paths.
 
-    Raises GraphoptError when the folder cannot be made or written to.
+    Raises GraphoptError when the folder cannot be made or written to. Who is interrupted leaves no pictures.
     """
+    made = not Path(folder).exists()
     home = files.folder(folder)
     png = with_png()
-    written = []
-    for number, drawing in enumerate(drawings):
-        path = home / f"{number:03d}_{_plain(drawing.name)}.svg"
-        files.write(path, svg(drawing, alone=True) + "\n")
-        written.append(path)
-        if png:
-            picture = path.with_suffix(".png")
-            files.write_bytes(picture, _png(drawing))
-            written.append(picture)
+    written: list[Path] = []
+    try:
+        for number, drawing in enumerate(drawings):
+            path = home / f"{number:03d}_{_plain(drawing.name)}.svg"
+            files.write(path, svg(drawing, alone=True) + "\n")
+            written.append(path)
+            if png:
+                picture = path.with_suffix(".png")
+                files.write_bytes(picture, _png(drawing))
+                written.append(picture)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if made:
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                home.rmdir()
+        raise
     return written
 
 
