@@ -99,11 +99,6 @@ class Check:
             *("_cuda.py", "test_abi.py", "test_emulator.py", "test_gpu_check.py", "test_install.py"),
             "test_sanitizers.py",
         )
-            "_cuda.py",
-            "test_abi.py",
-            "test_install.py",
-            "test_sanitizers.py",
-        )  # no session, or another machine
         files = [
             path for path in sorted(Path("tests/runtime_ops").glob("test_*.py")) if not path.name.endswith(left_out)
         ]
