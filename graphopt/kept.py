@@ -40,7 +40,7 @@ class Kept:
             file.flush()
         except OSError as error:
             raise ModelError(
-                f"the outputs of that many samples cannot be kept on disk: {error.strerror}",
+                f"the outputs of that many samples cannot be kept on disk: {error.strerror or error}",
                 where=tempfile.gettempdir(),
                 help="fewer samples, or a larger disk: set TMPDIR",
             ) from error

@@ -298,7 +298,7 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, external: bool | None
             old.invalidate()
     except OSError as error:
         raise ModelError(
-            f"cannot write the model: {error.strerror or error}",
+            f"cannot write the model: {error.strerror or f'no room for all of an array ({error})'}",
             str(target),
             "nothing was changed; make room or choose another place",
         ) from error

@@ -303,6 +303,12 @@ def _refusal(what: str, error: Exception) -> ModelError:
     if "Status Message: " in text:
         text = text.split("Status Message: ", 1)[1]
     text = re.sub(r"\S*/onnxruntime/\S+:\d+ (?:[\w:~<>, &*]+\([^)]*\)(?: const)? ?)?", "", text)
+    if "Failed to write external initializers" in text:
+        return ModelError(
+            "onnxruntime cannot write the graph that it makes of the model",
+            where=tempfile.gettempdir(),
+            help="make room there, or choose another temporary folder: set TMPDIR",
+        )
     return ModelError(
         f"{what}: {text[:400].strip()}",
         where=f"node {node.group(1)}" if node and node.group(1) else None,

@@ -288,11 +288,11 @@ def test_saving_a_foreign_model_over_its_own_data(tmp_path: Path) -> None:
     assert isinstance(old, ir.ExternalTensor) and not old.valid()
 
 
-def lazy(model: ir.Model, action: Any) -> None:
-    """Adds a lazy tensor of 4 KiB whose evaluation is `action`."""
-    tensor = ir.LazyTensor(action, dtype=ir.DataType.FLOAT, shape=ir.Shape([1024]), name="lazy")
+def lazy(model: ir.Model, action: Any, size: int = 1024) -> None:
+    """Adds a lazy tensor of so many float32 numbers whose evaluation is `action`."""
+    tensor = ir.LazyTensor(action, dtype=ir.DataType.FLOAT, shape=ir.Shape([size]), name="lazy")
     model.graph.register_initializer(
-        ir.Value(name="lazy", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1024]), const_value=tensor)
+        ir.Value(name="lazy", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([size]), const_value=tensor)
     )
 
 
@@ -337,6 +337,20 @@ def test_a_full_disk_changes_nothing(external: bool, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert os.listdir(tmp_path) == ["m.onnx"] and path.read_bytes() == before
+
+
+def test_a_disk_that_is_full_in_the_middle_of_an_array_is_told(tmp_path: Path) -> None:
+    """numpy says how many items it has written, and not why it stopped."""
+    model = models.load(chain(1))
+    lazy(model, lambda: ir.tensor(np.arange(1 << 17, dtype="f")), 1 << 17)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, limits[1]))
+    try:
+        with pytest.raises(ModelError, match="no room for all of an array"):
+            models.save(model, tmp_path / "m.onnx", external=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not os.listdir(tmp_path)
 
 
 def test_a_failure_between_the_two_renames_puts_the_first_file_back(

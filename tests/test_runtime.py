@@ -1,7 +1,8 @@
-"""What onnxruntime must not be given."""
+"""What onnxruntime must not be given, and what is said where there is no room for what it writes."""
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from onnx import numpy_helper, parser
 
 from graphopt import model as models
 from graphopt import runtime
+from graphopt.errors import ModelError
 
 TRANSPOSED = {
     "rows": ("float[N, 3, 4] x", "t = Transpose <perm = [1, 0, 2]> (x) y = MatMul (t, w)", (3, 4, 5)),
@@ -57,3 +59,15 @@ def test_onnxruntime_still_ends_the_process() -> None:
         "runtime.run(s, {'x': np.zeros((0, 3, 4), np.float32)})"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode < 0
+
+
+def test_a_full_temporary_folder_is_told() -> None:
+    loaded = models.load(net("float[N, 1024] x", "y = MatMul (x, w)", (1024, 1025)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(ModelError, match="cannot write the graph") as caught:
+            runtime.optimized(loaded)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "TMPDIR" in str(caught.value)
