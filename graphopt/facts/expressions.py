@@ -35,6 +35,8 @@ class Expressions:
     """Members that are known from recorded sizes, whatever their producer reads."""
     _rounded: set[ir.Value] = field(default_factory=set)
     """Members whose last bits are the runtime's own, see ``steady``."""
+    undecided: list[ir.Node] = field(default_factory=list)
+    """Nodes that decide on last bits: theirs is the runtime's decision, whatever they read is constant."""
     _held: set[ir.Value] = field(default_factory=set)
     """Those of them on which hangs a decision that is left to the runtime: as constants they would decide it."""
 
@@ -63,6 +65,7 @@ class Expressions:
         doubtful = any(value in self._rounded for value in _read(node))
         if doubtful and steady.decides(node):
             if not self._steady(node):
+                self.undecided.append(node)
                 self._hold(node)
                 return
             doubtful = node.op_type in steady.ORDERS  # the order is decided; the numbers are what they were

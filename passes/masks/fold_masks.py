@@ -33,7 +33,8 @@ class FoldMasks:
     3. A mask of zeros and ones, or a transpose, over a weight behind ``DequantizeLinear`` goes into its integers.
 
     *Never* folds a mask over a weight that is NaN or Inf where the mask is zero: the original's output is NaN there,
-    and a warning says so. Never folds what depends on a graph input, nor what would make the model larger.
+    and a warning says so. Never folds what depends on a graph input, what would make the model larger, nor a decision
+    that hangs on how a runtime rounds (a warning says so, too).
 
     Options:
         grow: fold small masks although the model has more parameters until ``narrow`` has cut them.
@@ -68,6 +69,8 @@ class FoldMasks:
         expressions = Expressions(graph, context.constants)
         if not expressions.members:
             return 0
+        for node in expressions.undecided:
+            context.warn("mask-undecided", "it compares numbers that runtimes round differently: not folded", node)
         for node in graph:
             if node.outputs and node.outputs[0] in expressions.members and _hides_nan(node, expressions):
                 context.warn("mask-over-nan", "a masked weight is NaN or Inf: its mask is not folded", node)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+import graphopt
 from graphopt import model as models
 from graphopt import runtime
 from graphopt.facts.constants import Constants
@@ -113,6 +114,15 @@ def test_what_hangs_on_the_last_bits_of_a_sum_is_left_to_the_runtime(compare: st
         return _cast(net, net(compare, net("ReduceSum", SHARES, [1], keepdims=0), 1.0))
 
     examine(Case("", lambda: _on_weight(mask), least=FULL, stays=("Mul",)))
+
+
+def test_the_report_says_which_decision_is_left() -> None:
+    def mask(net: Net) -> str:
+        return _cast(net, net("Less", net("ReduceSum", SHARES, [1], keepdims=0), 1.0))
+
+    warnings = graphopt.optimize(_on_weight(mask), measure=False).report.warnings
+    assert [(row.code, (row.node or "")[:4]) for row in warnings] == [("mask-undecided", "Less")]
+    assert not graphopt.optimize(_on_weight(MASKS["above the mean"]), measure=False).report.warnings
 
 
 def test_what_is_clear_whatever_the_last_bits_is_decided() -> None:
