@@ -85,7 +85,7 @@ def _summary(report: Report) -> str:
     elif verify is None:
         verdict = '<p class="soft">Not verified.</p>'
     elif verify.passed:
-        verdict = f'<p class="good">Verified: the same function on {verify.samples} samples in onnxruntime.</p>'
+        verdict = f'<p class="good">Verified: the same function on {verify.samples} sets of inputs in onnxruntime.</p>'
     else:
         verdict = '<p class="bad">Verification failed: not the same function.</p>'
     return (

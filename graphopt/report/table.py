@@ -154,7 +154,7 @@ def show_verification(verify: VerifyReport, console: Console, when: str = "") ->
     worst = max((row.max_abs for row in verify.outputs), default=0.0)
     if verify.passed:
         console.print(
-            f"\nverified{when}: the same function on {verify.samples} samples in onnxruntime, "
+            f"\nverified{when}: the same function on {verify.samples} sets of inputs in onnxruntime, "
             f"worst difference {words.error(worst)}",
             style="green",
         )

@@ -15,7 +15,7 @@ from tests.cli.conftest import Run, listing
 def test_the_same_function(run: Run, masked: Path, narrowed: Path) -> None:
     ran = run("verify", masked, narrowed, "--samples", 3)
     assert ran.status == 0 and ran.err == ""
-    assert "verified: the same function on 3 samples" in ran.out
+    assert "verified: the same function on 3 sets of inputs" in ran.out
     assert "\x1b" not in ran.out
 
 

@@ -219,7 +219,7 @@ class Single(nn.Linear):
 
     shape = (7,)
 
-    def forward(self, image):
+    def forward(self, image):  # pyright: ignore[reportIncompatibleMethodOverride] (the input's name in the model)
         """``[n, 7]`` to ``[n, 3]``."""
         return super().forward(image)
 
