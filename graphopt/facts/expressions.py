@@ -156,7 +156,7 @@ class Expressions:
         expected = None
         for draw in range(steady.DRAWS + 1):
             shaken: dict[ir.Value, np.ndarray] = {}
-            operands = [None if v is None else self._shaken(v, shaken, numbers, draw > 0) for v in _read(node)]
+            operands = [None if v is None else self._shaken(v, shaken, draw, numbers) for v in _read(node)]
             if not all(array is None or array.dtype.kind != "f" or np.isfinite(array).all() for array in operands):
                 return False
             found = [function(operands) for function in _functions(node)]
@@ -167,18 +167,18 @@ class Expressions:
         return True
 
     def _shaken(
-        self, value: ir.Value, found: dict[ir.Value, np.ndarray], numbers: np.random.Generator, shake: bool
+        self, value: ir.Value, found: dict[ir.Value, np.ndarray], draw: int, numbers: np.random.Generator
     ) -> np.ndarray:
-        """Evaluate an expression with other last bits; the same within one draw (``found``)."""
+        """Evaluate an expression with other last bits, or its own (draw 0); the same within one draw (``found``)."""
         producer = value.producer()
-        if not shake or value not in self._rounded or producer is None:
+        if not draw or value not in self._rounded or producer is None:
             return self.array(value)
         if value not in found:
             function = evaluator(producer, value.index() or 0)
             assert function is not None
-            operands = [None if v is None else self._shaken(v, found, numbers, shake) for v in _read(producer)]
+            operands = [None if v is None else self._shaken(v, found, draw, numbers) for v in _read(producer)]
             rounds = steady.rounds(producer)
-            found[value] = steady.shaken(producer, function, operands, numbers) if rounds else function(operands)
+            found[value] = steady.shaken(producer, function, operands, draw, numbers) if rounds else function(operands)
         return found[value]
 
     def closure(self, value: ir.Value) -> Callable[[], np.ndarray]:

@@ -2,7 +2,7 @@
 
 ``Greater(Sigmoid(gate), 0.5)`` and ``GreaterOrEqual(norm, threshold)`` make masks of numbers whose last bits differ
 from runtime to runtime: sums are added up in another order, functions are approximated. A mask is known only where it
-does not hang on these bits. That is tried out: the results of operators that round are shaken within the error of a
+does not hang on these bits. That is tried out: the results of operators that round are shaken by the error of a
 runtime, and all that is computed from them is computed again. ``norm >= max(norm)`` passes, though the two are equal,
 because both move together; shares that add up to one, compared with one, do not.
 """
@@ -20,7 +20,9 @@ Function = Callable[[Arrays], np.ndarray]
 ROUNDING = 64
 """Error of a runtime's approximations and sums, in units of the last place of the largest number involved."""
 
-DRAWS = 3
+DRAWS = 32
+"""How often: all up, all down, then each up or down by chance. Of two equal numbers that round apart, one in four of
+the latter finds the order that a runtime may see."""
 
 _LINEAR = frozenset("CumSum Einsum Gemm MatMul ReduceL1 ReduceMean ReduceSum Mean Sum".split())
 """Sums: their error is in proportion to the sum of the absolute values. In integers they are exact, but for means."""
@@ -50,8 +52,15 @@ def decides(node: ir.Node) -> bool:
     return node.op_type in _STEPS or any(kind is None or not kind.is_floating_point() for kind in kinds)
 
 
-def shaken(node: ir.Node, function: Function, operands: Arrays, numbers: np.random.Generator) -> np.ndarray:
-    """Return what a runtime might make of the operands of a node that rounds."""
+def directions(draw: int, shape: Sequence[int], numbers: np.random.Generator) -> np.ndarray:
+    """Return where the numbers of one result go in a draw: 1.0 up, -1.0 down."""
+    if draw <= 2:
+        return np.full(shape, 1.0 if draw == 1 else -1.0)
+    return numbers.choice((-1.0, 1.0), shape)
+
+
+def shaken(node: ir.Node, function: Function, operands: Arrays, draw: int, numbers: np.random.Generator) -> np.ndarray:
+    """Return what a runtime might make of the operands of a node that rounds (draws count from 1)."""
     result = function(operands)
     if result.dtype.kind in "iub":
         return result
@@ -65,7 +74,7 @@ def shaken(node: ir.Node, function: Function, operands: Arrays, numbers: np.rand
             size = np.abs(function([_absolute(array) for array in operands]).astype(np.float64))
         elif len(operands) == 1 and operands[0] is not None and operands[0].shape == result.shape:
             size = np.where(operands[0] == 0, 0.0, size)  # exp(0), sigmoid(0), tanh(0) are what they are
-        noise = numbers.uniform(-unit, unit, result.shape) * size
+        noise = unit * directions(draw, result.shape, numbers) * size
         return np.where(np.isfinite(noise), result + noise, result).astype(result.dtype)
 
 

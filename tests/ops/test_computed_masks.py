@@ -116,6 +116,23 @@ def test_what_hangs_on_the_last_bits_of_a_sum_is_left_to_the_runtime(compare: st
     examine(Case("", lambda: _on_weight(mask), least=FULL, stays=("Mul",)))
 
 
+@pytest.mark.parametrize("op", ["GreaterOrEqual", "LessOrEqual"])
+@pytest.mark.parametrize("filter_", range(7))
+def test_one_sum_that_meets_another_is_enough(op: str, filter_: int) -> None:
+    """The same shares in another order, in one filter; what is a clear difference in that filter is decided."""
+
+    def mask(net: Net, share: float) -> str:
+        other = SHARES[:, ::-1] * np.where(ALIVE > 0, 0.5, 2.0).astype(np.float32)[:, None]
+        other[filter_] = SHARES[filter_, ::-1] * np.float32(share)
+        sums = net("ReduceSum", SHARES, [1], keepdims=0)
+        compared = net(op, sums, net("ReduceSum", other.astype(np.float32), [1], keepdims=0))
+        return _cast(net, compared if op == "GreaterOrEqual" else net("Not", compared))
+
+    examine(Case("", lambda: _on_weight(lambda net: mask(net, 1.0)), least=FULL, stays=("Mul",)))
+    share = 0.999 if ALIVE[filter_] else 1.001
+    examine(Case("", lambda: _on_weight(lambda net: mask(net, share)), most=KEPT))
+
+
 def test_the_report_says_which_decision_is_left() -> None:
     def mask(net: Net) -> str:
         return _cast(net, net("Less", net("ReduceSum", SHARES, [1], keepdims=0), 1.0))
