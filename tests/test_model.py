@@ -19,7 +19,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import graphopt
 from graphopt import model as models
+from graphopt import runtime
 from graphopt.errors import ModelError
 from graphopt.model_files import MappedTensor
 
@@ -493,6 +495,21 @@ def test_a_standard_function_that_the_inference_stumbles_over_is_fine() -> None:
     models.infer_shapes(models.load(proto))
 
 
+@pytest.mark.parametrize("limit", [0, 1, 7])
+def test_a_range_up_to_one_number_in_a_list_is_fine(limit: int) -> None:
+    """As onnx's definition of AffineGrid has it: known only when a branch has become all there is."""
+    proto = onnx.parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["" : 18]>
+        g (int64[1] x) => (int64[n] y) <bool c = {{1}}, int64 zero = {{0}}, int64 one = {{1}}, int64[1] l = {{{limit}}}>
+        {{ limit = If (c) <then_branch = t () => (int64[k] a) {{ a = Identity (l) }},
+                          else_branch = e () => (int64[k] b) {{ b = Neg (l) }}>
+           r = Range (zero, limit, one)
+           y = Add (r, x) }}""")
+    model = graphopt.optimize(proto, measure=False).model
+    (y,) = runtime.session(model).run(None, {"x": np.array([5], np.int64)})
+    np.testing.assert_array_equal(y, np.arange(limit) + 5)
+
+
 # --- scale -----------------------------------------------------------------------------------------------------------
 
 
@@ -517,7 +534,9 @@ def test_time_grows_linearly(tmp_path: Path) -> None:
 
 SCRIPT = """
 import resource, sys, numpy as np, onnx_ir as ir
+import graphopt
 from graphopt import model as models
+from graphopt import runtime
 path, out, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 model = models.load(path)
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
