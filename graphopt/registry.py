@@ -21,6 +21,7 @@ BUILT_IN = (
     "graphopt.passes.tidy.read_through:ReadThrough",
     "graphopt.passes.shrink.split_directions:SplitDirections",
     "graphopt.passes.shrink.fold_batch_norm:FoldBatchNorm",
+    "graphopt.passes.shrink.value_biases:ValueBiases",
     "graphopt.passes.shrink.fold_dead:FoldDead",
     "graphopt.passes.shrink.demask:Demask",
     "graphopt.passes.shrink.propagate:Propagate",
