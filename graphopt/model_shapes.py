@@ -159,7 +159,7 @@ FALSE_ALARMS = (
     re.compile(r"\(op_type:Resize.*Number of elements of input '(sizes|scales)' \(0\)"),
     re.compile(r"\(op_type:StringNormalizer.*Input shape must have either \[C\] or \[1,C\]"),
     re.compile(r"\(op_type:Scan.*was not a tensor"),
-    # One number in a list is a scalar for onnxruntime's kernel, and onnx's own definition of AffineGrid gives such ones.
+    # onnxruntime's kernel takes a list of one number, and onnx's own definition of AffineGrid hands it such.
     re.compile(r"\(op_type:Range.*should be scalars \(Tensor with only one element"),
 )
 """Complaints of the C++ inference about models that are correct (found by running it on every backend test of onnx)."""

@@ -13,6 +13,8 @@ from graphopt import dims
 from graphopt.context import Context
 from graphopt.facts.constants import Constants, is_constant
 from graphopt.rewrite.branches import inline_taken
+from graphopt.rewrite.initializers import register
+from graphopt.rewrite.scalars import make_scalars
 from graphopt.rewrite.unused import remove_unused
 
 
@@ -26,7 +28,8 @@ class Tidy:
     3. ``Expand`` in front of an operator that broadcasts to that shape anyway.
     4. A bias of zeros (Gemm: where it may be left out, opset 11).
     5. Nodes and initializers that reach no graph output.
-    6. ``If`` of which the condition is a constant: its branch takes its place.
+    6. ``If`` of which the condition is a constant: its branch takes its place. A ``Range`` that thereby reads a
+       constant list of one number gets a scalar, as onnxruntime demands.
 
     *Never* renames a graph input or output, never touches a node that has side effects.
 
@@ -46,6 +49,7 @@ class Tidy:
         removed = inline_taken(graph, context.model.graph, context.constants)
         for node in list(graph):
             removed += _unexpand(node)
+            removed += make_scalars(node, graph, context.constants, context.taken)
             removed += _zero_bias(node, context.constants, context.opset)
             if _merge_additions(node, graph, context.constants, context.taken):
                 removed += 1
@@ -205,16 +209,7 @@ def _merge_additions(node: ir.Node, graph: ir.Graph, constants: Constants, taken
             total = np.broadcast_shapes(a.shape, b.shape)
             if int(np.prod(total)) > max(a.size, b.size):
                 continue
-            tensor = ir.Tensor(np.asarray(a + b), dtype=outer.dtype)
-            name, number = f"{node.outputs[0].name}_sum", 0
-            while name in taken:
-                number += 1
-                name = f"{node.outputs[0].name}_sum_{number}"
-            tensor.name = name
-            if isinstance(taken, set):
-                taken.add(name)
-            value = ir.Value(name=name, shape=ir.Shape(list(total)), type=outer.type, const_value=tensor)
-            graph.register_initializer(value)
+            value = register(graph, np.asarray(a + b), outer.dtype, f"{node.outputs[0].name}_sum", taken)
             node.replace_input_with(position, rest)
             node.replace_input_with(1 - position, value)
             graph.remove(before, safe=True)
