@@ -211,7 +211,7 @@ class Run:
 
             scored = prunable(net, self._settings)
             if not (self._folder / "prune" / checkpoint.NAME).is_file():
-                chooser(net, scored, self._settings, family)
+                chooser(net, scored, self._settings, family, progress=self._progress)
         elif self._method == "quantize-train":
             from graphopt.train.quantize import folded, quantizable
 
@@ -297,14 +297,18 @@ class Run:
         return found
 
     def _zeros_left(self, masks: Mapping[str, torch.Tensor], small: ir.Model, before: Path) -> None:
-        """Say how many numbers of units that are gone are in the file nevertheless."""
-        zeros = sum(int(mask.sum()) for mask in masks.values())
-        left = zeros - stats(model_io.load(self._folder / "trained.onnx")).parameters + stats(small).parameters
-        if left > zeros / 10:  # norms of fewer positions need a few numbers that were not there
-            self._say(
-                f"of {words.count(zeros)} numbers that are zero, {words.count(left)} stay in the file, because it is "
-                f"faster with them; without: graphopt optimize {before} --plan smallest"
-            )
+        """Say how many numbers of units that are gone are in the file nevertheless, and why."""
+        from graphopt.train.prune.leftover import leftover
+
+        found = leftover(masks, self._folder / "trained.onnx", before, small)
+        if found is None:
+            return
+        stay = f"of {words.count(found.zeros)} weights that are zero, {words.count(found.stay)} stay in the file"
+        if found.needlessly < found.stay:
+            why = f"because it is faster with them; without {words.count(found.stay - found.needlessly)} of them"
+            self._say(f"{stay}, {why}: graphopt optimize {before} --plan smallest")
+        else:
+            self._say(f"{stay}: optimize cannot remove them")
 
     def _optimized(self, name: str, before: Path, net: nn.Module, history: list[dict[str, Any]], data: Data) -> _Small:
         """Optimize the file of a method, and compare it before and after on test samples.

@@ -11,6 +11,8 @@ zero the least important; keep the values of the rest; train again with the zero
     structures.py  single weights, runs, blocks and groups as units with a score
     selection.py   the least important units, in each layer or in all
     choice.py      from settings and a net to what a round zeroes
+    removable.py   whether the optimizer makes units of a group leave the file, asked beforehand
+    leftover.py    zeros of units that are in the file nevertheless, counted afterwards
     latency.py     widths that the target has steps at
     predicted.py   the time of a net, given how many units of each group stay
     rounds.py      score, select, zero, re-train; on a cubic ramp

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graphopt.errors import UsageError
 from graphopt.train.family import Family
+from graphopt.train.progress import Progress, quiet
 from graphopt.train.prune import groups, latency
 from graphopt.train.prune.groups import Group
 from graphopt.train.prune.layers import Layer, excluded, outputs_axis
@@ -41,8 +42,15 @@ class Choice:
     left: Mapping[str, str] = field(default_factory=dict)
 
 
-def chooser(net: nn.Module, scored: Scored, settings: PruneSettings, family: Family | None) -> Choice:
-    """Return what chooses in each round.
+def chooser(
+    net: nn.Module,
+    scored: Scored,
+    settings: PruneSettings,
+    family: Family | None,
+    *,
+    progress: Progress = quiet,
+) -> Choice:
+    """Return what chooses in each round; ``progress`` is told what is under way where groups are looked for.
 
     Raises:
         UsageError: No unit of this structure is found, or there is no family to find them with.
@@ -52,7 +60,7 @@ def chooser(net: nn.Module, scored: Scored, settings: PruneSettings, family: Fam
         runs = list(_runs(scored, settings))
         return Choice(lambda scores, held, share: merged([one.select(scores, held, share) for one in runs]))
     if settings.grouped:
-        return _of_groups(net, scored, settings, family)
+        return _of_groups(net, scored, settings, family, progress)
     return Choice(_least(list(_of_weights(scored, settings)), settings))
 
 
@@ -76,13 +84,16 @@ def _of_weights(scored: Scored, settings: PruneSettings) -> Iterator[Pool]:
             yield Single(name, shape)
 
 
-def _of_groups(net: nn.Module, scored: Scored, settings: PruneSettings, family: Family | None) -> Choice:
+def _of_groups(
+    net: nn.Module, scored: Scored, settings: PruneSettings, family: Family | None, progress: Progress
+) -> Choice:
     if family is None:
         raise UsageError(
             f"structure '{settings.structure}' needs a family: its example inputs show what belongs together",
             help="give one, or prune 'unstructured', 'block' or 'n:m'",
         )
     net = _on_cpu(net)
+    progress("looking for what can only be removed together", 0, 0)
     found, model = _found(net, family)
     kinds = {"filter", "head", "hidden"} if settings.structure == "units" else {settings.structure}
     if settings.stream:
@@ -91,7 +102,7 @@ def _of_groups(net: nn.Module, scored: Scored, settings: PruneSettings, family: 
     wanted = tuple(one for one in found if one.kind in kinds and one.name not in left)
     shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
     if model is not None and wanted and settings.amount:  # what a family says of itself is taken as it is
-        worth = removable(wanted, model, shapes, settings.amount)
+        worth = removable(wanted, model, shapes, settings.amount, progress=progress)
         wanted, left = worth.groups, {**left, **worth.left}
     if not wanted:
         there = ", ".join(sorted({one.kind for one in found} - kinds)) or "no other kind"

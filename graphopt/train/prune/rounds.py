@@ -136,7 +136,7 @@ class _Rounds:
     def __init__(self, trainer: Trainer, settings: PruneSettings, family: Family | None) -> None:
         self._trainer, self._settings = trainer, settings
         self._layers = prunable(trainer.net, settings)
-        choice = chooser(trainer.net, self._layers, settings, family)
+        choice = chooser(trainer.net, self._layers, settings, family, progress=trainer.tell)
         self._choose, self.left = choice.choose, choice.left
 
     def run(self, held: Held, record: _Record) -> None:

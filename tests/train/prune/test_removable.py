@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import graphopt
+from graphopt import pipeline
 from graphopt.errors import UsageError
 from graphopt.facts.stats import stats
 from graphopt.train.family import Family
-from graphopt.train.prune import PruneSettings, attach, prune
+from graphopt.train.prune import PruneSettings, attach, groups, prune
+from graphopt.train.prune.leftover import Leftover, leftover
+from graphopt.train.prune.removable import Removable, removable
+from graphopt.train.prune.selection import merged
+from graphopt.train.prune.structures import Together
 from graphopt.train.settings import Settings
 from graphopt.train.task import CLASSIFICATION
 from tests.train.prune.nets import images, trainer
@@ -99,7 +106,7 @@ def test_what_is_zeroed_is_removed(name: str) -> None:
     assert why == left
     known = family(build)
     before = stats(known.export(net)).parameters
-    small = graphopt.optimize(known.export(attach(net, masks)), measure=False, verify=False).model
+    small = graphopt.optimize(known.export(attach(copy.deepcopy(net), masks)), measure=False, verify=False).model
     zeros = sum(int(mask.sum()) for mask in masks.values())
     assert zeros > 0.05 * before
     assert before - stats(small).parameters >= zeros - 4
@@ -132,3 +139,74 @@ def test_attention_of_torch_says_why_it_has_no_score() -> None:
     with pytest.raises(UsageError, match="no group of kind head can be pruned") as error:
         pruned(Attention, structure="head")
     assert "attention.in_proj_weight: none of its weights is the weight of a layer" in str(error.value.help)
+
+
+class Blocks(nn.Module):
+    """Residual blocks with and without a LayerNorm around their hidden units, in any order."""
+
+    def __init__(self, norms: str) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 10), nn.Linear(10, 3)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(10, 16), nn.LayerNorm(16) if norm == "n" else nn.Identity(), nn.ReLU(), nn.Linear(16, 10)
+            )
+            for norm in norms
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.first(images[:, 0, :2].flatten(1))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x)
+
+
+def asked(norms: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Removable, int, list[tuple[str, int, int]]]:
+    """What can be removed of such blocks, how often the optimizer was asked, what was told on the way."""
+    torch.manual_seed(0)
+    net, runs, told = Blocks(norms), [], list[tuple[str, int, int]]()
+    found = groups.find(net, (torch.zeros(1, 2, 6, 6),))
+    once = pipeline.optimize
+    monkeypatch.setattr(pipeline, "optimize", lambda *args, **named: (runs.append(1), once(*args, **named))[1])
+    wanted = [one for one in found.groups if one.kind == "hidden"]
+    shapes = {name: one.shape for name, one in net.named_parameters()}
+    answer = removable(wanted, found.model, shapes, 0.5, progress=lambda *step: told.append(step))
+    monkeypatch.undo()
+    assert [one.name for one in answer.groups] == [one.name for one in wanted if one.name not in answer.left]
+    return answer, len(runs), told
+
+
+def test_many_blocks_take_no_more_questions_than_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    for norms, most in (("-", 4), ("n", 4), ("n-", 6), ("nnnnnnn", 4), ("-n-n-n-n-n-n", 6), ("nn-n-", 10)):
+        answer, runs, told = asked(norms, monkeypatch)
+        assert dict(answer.left) == {f"blocks.{i}.0.weight": SLOWER for i, norm in enumerate(norms) if norm == "n"}
+        assert runs <= most, norms
+        size = len(norms)
+        assert [one[1:] for one in told if one[1] in (0, size)][:2] == [(0, size), (size, size)]
+        assert told[-1][1:] == (size, size)
+
+
+def test_zeros_that_stay_are_counted(tmp_path: Path) -> None:
+    """With their reason: they could go, or they could not; batch-norms that optimize folds are no excuse."""
+    torch.manual_seed(0)
+    net = Norms(nn.LayerNorm).eval()
+    known = family(lambda: net)
+    trained, pruned = tmp_path / "trained.onnx", tmp_path / "pruned.onnx"
+    graphopt.model.save(known.export(net), trained)
+
+    def left(masks: dict[str, Tensor]) -> Leftover | None:
+        model = known.export(attach(copy.deepcopy(net), masks))
+        graphopt.model.save(model, pruned)
+        return leftover(masks, trained, pruned, pipeline.optimize(model, verify=False, measure=False).model)
+
+    def zero(groups_: list[str]) -> dict[str, Tensor]:
+        shapes = {name: one.shape for name, one in net.named_parameters()}
+        found = [one for one in groups.find(net, known.example(net)).groups if one.name in groups_]
+        return merged([Together(one, shapes).masks(torch.arange(one.units) % 2 == 0) for one in found])
+
+    assert left(zero(["up.weight"])) is None, "they are gone"
+    faster = left(zero(["hidden.weight"]))  # half of 16 units with 12 inputs and 3 readers
+    assert faster == Leftover(zeros=120, stay=120, needlessly=0)
+    some = torch.zeros(16, 12, dtype=torch.bool)
+    some[::2, ::2] = True  # no whole unit
+    assert left({"hidden.weight": some}) == Leftover(zeros=48, stay=48, needlessly=48)
