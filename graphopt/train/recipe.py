@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -48,6 +48,7 @@ class Recipe:
         quantize: How it is quantized while it is trained.
         binarize: How it is binarized.
         content: The recipe as it was read, defaults left out: what a folder remembers of it.
+        changes: What was said instead of the file, ``KEY=VALUE``.
     """
 
     source: str
@@ -60,6 +61,16 @@ class Recipe:
     quantize: QuantizeSettings | None = None
     binarize: BinarizeSettings | None = None
     content: Mapping[str, Any] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
+
+    def check_options(self) -> None:
+        """Say that an option means nothing to the family, before anything is made or written.
+
+        Raises:
+            UsageError: ``model`` or ``data`` has options that the family does not know.
+        """
+        self._known("model", self.family.new, self.model, {"seed"})
+        self._known("data", self.family.data, self.data, set())
 
     def new_net(self) -> nn.Module:
         """Return the net with random weights.
@@ -80,12 +91,7 @@ class Recipe:
         return self._made("data", Data, self.family.data, self.data)
 
     def _made(self, part: str, kind: type[T], make: Callable[..., T], options: Mapping[str, Any], **more: Any) -> T:
-        known = inspect.signature(make).parameters
-        if not any(one.kind is one.VAR_KEYWORD for one in known.values()):
-            free = [name for name in known if name not in more]
-            for name in options:
-                if name not in free:
-                    raise unknown(str(name), free, self.source, f"{part}.{name}")
+        self._known(part, make, options, more.keys())
         try:
             found = make(**more, **options)
         except GraphoptError:
@@ -102,6 +108,17 @@ class Recipe:
             raise GraphoptError(what, self.source, "correct what the family returns")
         return found
 
+    def _known(self, part: str, make: Callable[..., Any], options: Mapping[str, Any], given: Collection[str]) -> None:
+        known = inspect.signature(make).parameters
+        if any(one.kind is one.VAR_KEYWORD for one in known.values()):
+            return
+        free = [name for name in known if name not in given]
+        for name in options:
+            if name not in free:
+                key = f"{part}.{name}"
+                said = [f"--set {one}" for one in self.changes if one.partition("=")[0].strip() == key]
+                raise unknown(str(name), free, said[-1] if said else self.source, key)
+
 
 def load(source: str | Path, changes: Iterable[str] = (), seed: int | None = None) -> Recipe:
     """Read a recipe from a YAML file, or that of a family that comes with graphopt, by its name.
@@ -117,6 +134,7 @@ def load(source: str | Path, changes: Iterable[str] = (), seed: int | None = Non
     path = _found(source)
     name = str(path)
     content = _yaml(path)
+    changes = tuple(changes)
     for change in changes:
         _change(content, change)
     if seed is not None:
@@ -147,6 +165,7 @@ def load(source: str | Path, changes: Iterable[str] = (), seed: int | None = Non
         data=content.get("data") or {},
         train=read(Settings, content.get("train"), name, "train"),
         content=content,
+        changes=changes,
         **methods,
     )
 

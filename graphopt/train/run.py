@@ -117,6 +117,7 @@ class Run:
     def _run(self, output: Path) -> TrainingReport | None:
         start = time.perf_counter()
         recipe, family = self._recipe, self._recipe.family
+        recipe.check_options()
         device = distributed.join(self._device)
         if not distributed.is_first():
             self._say = lambda line: None

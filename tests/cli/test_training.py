@@ -193,6 +193,21 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
     assert not out.exists() and not list(recipe.parent.rglob("*.part"))
 
 
+@pytest.mark.parametrize("part", ["model", "data"])
+def test_an_option_that_means_nothing_leaves_nothing_behind(run: Run, recipe: Path, part: str) -> None:
+    before = listing(recipe.parent)
+    change = f"{part}.nosuch=3"
+    ran = run("prune", recipe, "-o", recipe.parent / "out.onnx", "--set", change)
+    assert ran.status == 2
+    assert f"unknown key '{part}.nosuch'" in ran.err and f"--set {change}" in ran.err and str(recipe) not in ran.err
+    assert listing(recipe.parent) == before
+    recipe.write_text(RECIPE.replace(f"{part}: {{", f"{part}: {{nosuch: 3, "), encoding="utf-8")
+    before = listing(recipe.parent)
+    ran = run("prune", recipe, "-o", recipe.parent / "out.onnx")
+    assert "unknown key" in ran.err and str(recipe) in ran.err and "--set" not in ran.err, "the file says it here"
+    assert listing(recipe.parent) == before
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_missing_is_said(run: Run, recipe: Path, method: str) -> None:
     ran = run(method, recipe.parent / "no.yaml", "-o", recipe.parent / "out.onnx")
