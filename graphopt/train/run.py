@@ -7,6 +7,7 @@ interrupted, and does not train again what is trained.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import time
@@ -206,6 +207,8 @@ class Run:
                 f"make the parts 'model' and 'data' fit; torch says: {' '.join(str(error).split())}",
             ) from error
         self._targets(net, data)
+        if family.feeds is None and len(family.example(net)) > 1:
+            self._exported(copy.deepcopy(net))  # whether the second one is an input of the file, or only of torch's
         if self._method == "prune":
             from graphopt.train.prune.choice import chooser
             from graphopt.train.prune.rounds import prunable

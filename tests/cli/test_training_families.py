@@ -101,6 +101,14 @@ def test_the_family_is_to_blame(run: Run, folder: Path, name: str, status: int, 
     assert "internal error" not in ran.err and not out.exists() and not list(folder.rglob("*.part"))
 
 
+def test_a_second_input_that_nobody_feeds_is_missed_before_anything_is_trained(run: Run, folder: Path) -> None:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("theirs:NAME", "tests.train.family:TWO"), encoding="utf-8")
+    ran = run("prune", recipe, "-o", folder / "out.onnx")
+    assert ran.status == 2 and "wants factor beside 'points'" in ran.err, ran.err
+    assert not list(folder.rglob("checkpoint.pt"))
+
+
 def test_what_graphopt_itself_raises_is_not_blamed_on_the_family(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

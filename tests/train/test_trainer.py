@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from graphopt.errors import GraphoptError
 from graphopt.train.data import Data, Split, take
+from graphopt.train.optimizer import optimizer
 from graphopt.train.order import Order
 from graphopt.train.settings import Settings
 from graphopt.train.task import CLASSIFICATION
@@ -314,3 +315,12 @@ def test_settings_are_checked(wrong: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Settings(**wrong)
     Settings(epochs=0, batch=1, rate=1e-9, momentum=0.0, warmup=0.0)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_net_of_float16_is_not_trained_by_adam(name: str) -> None:
+    net = nn.Linear(3, 2, dtype=torch.float16)
+    with pytest.raises(GraphoptError, match=f"float16 cannot be trained by {name}"):
+        optimizer(net, Settings(optimizer=name))  # type: ignore[arg-type]
+    optimizer(net, Settings(optimizer="sgd"))
+    optimizer(net.bfloat16(), Settings(optimizer=name))  # type: ignore[arg-type]
