@@ -29,7 +29,7 @@ LOWERINGS: Mapping[str, Mapping[str, Lowering]] = {
         "quantized product": Lowering(reason="onnxruntime's CPU provider has QGemm and QLinearMatMul"),
         "binary convolution": Lowering("lower-binary"),
         "binary product": Lowering("lower-binary"),
-        "sparse weight": Lowering("lower-sparse{zeros=0.8}"),
+        "sparse weight": Lowering("lower-sparse{zeros=0.8,products=0.85}"),
         "narrowed LayerNorm": Lowering("lower-norms"),
         "weight of a few levels": Lowering("lower-low-bits"),
         "weight of blocks": Lowering("lower-blocks"),

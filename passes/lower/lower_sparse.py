@@ -30,8 +30,9 @@ class LowerSparse:
        by its nonzeros, so that the model becomes smaller, too.
     2. A bias that is added behind a ``MatMul``, and a ``Relu`` that is the only reader, are computed with it.
 
-    *Options*: ``zeros``, the share of zeros from which on (``tests/bench/ops/sparse.py`` measures it); ``least``, the
-    fewest numbers of a weight that are worth a look.
+    *Options*: ``zeros``, the share of zeros from which on in a convolution, and ``products``, in a product, of which
+    one row may be all there is (``tests/bench/ops/sparse.py`` measures both); ``least``, the fewest numbers of a
+    weight that are worth a look.
 
     *Never* unless runtime operators were asked for, and for another target than ``cpu``; where values may be infinite
     (``0 * inf`` is left out); for a filter that reads one channel, which onnxruntime computes otherwise; for types
@@ -46,11 +47,13 @@ class LowerSparse:
     stage: ClassVar[str] = "lower"
 
     zeros: float = 0.8
+    products: float = 0.85
     least: int = 4096
 
     def __post_init__(self) -> None:
-        if not 0 <= self.zeros <= 1:
-            raise ValueError(f"zeros is a share, from 0 to 1, not {self.zeros}")
+        for name, share in (("zeros", self.zeros), ("products", self.products)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is a share, from 0 to 1, not {share}")
 
     def run(self, context: Context) -> bool:
         """Run on every graph."""
@@ -79,7 +82,8 @@ class LowerSparse:
         if sizes is None or math.prod(size or 0 for size in sizes) < self.least or not _fits(node, sizes):
             return None
         array = constants.array(weight)
-        sparse = array is not None and np.count_nonzero(array) <= (1 - self.zeros) * array.size
+        share = self.zeros if node.op_type == "Conv" else self.products
+        sparse = array is not None and array.size - np.count_nonzero(array) >= share * array.size
         if array is None or not sparse or not np.isfinite(array).all():
             return None
         outputs = array.shape[0 if node.op_type == "Conv" or node.attributes.get_int("transB", 0) else 1]

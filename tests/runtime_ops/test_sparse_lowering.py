@@ -208,5 +208,20 @@ def test_optimize_takes_them_where_it_was_asked_to() -> None:
 
 
 def test_a_share_is_a_share() -> None:
-    with pytest.raises(ValueError, match="share"):
+    with pytest.raises(ValueError, match="zeros is a share"):
         LowerSparse(zeros=90)
+    with pytest.raises(ValueError, match="products is a share"):
+        LowerSparse(products=85)
+
+
+@pytest.mark.parametrize(("op", "shape", "least"), [("Conv", (20, 2, 5, 5), 0.8), ("MatMul", (20, 50), 0.85)])
+def test_a_product_needs_more_zeros_than_a_convolution(op: str, shape: tuple[int, ...], least: float) -> None:
+    """As many zeros as are asked for, and one fewer; of 1,000 numbers, so that the share is exact."""
+    weights = np.ones(1000, np.float32)
+    weights[: round(least * 1000)] = 0
+    fewer = np.where(np.arange(1000) == 0, np.float32(1), weights)
+    for array, lowered in ((weights, True), (fewer, False)):
+        net = Net()
+        x = net.input("x", "N", 2, 8, 8) if op == "Conv" else net.input("x", "N", 20)
+        left, _ = lower(net.model(net(op, x, array.reshape(shape))))
+        assert any("Sparse" in name for name in left) is lowered
